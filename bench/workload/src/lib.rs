@@ -1,0 +1,1 @@
+//! Deterministic load patterns and the verifying oracle, shared by benchmarks and simulator.

@@ -1,0 +1,1 @@
+//! The array as a closed event machine: it decides, workers do.

@@ -1,0 +1,3 @@
+//! Fuzzers of everything that is parsed.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Developer chores behind one command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The manager: control socket, HTTP and JSON.

@@ -1,0 +1,1 @@
+//! Rings, arena, lanes, pinning, locks: the only crate with unsafe code.
