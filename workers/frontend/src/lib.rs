@@ -1,1 +1,4 @@
 //! What clients talk to: NBD.
+#![forbid(unsafe_code)]
+
+pub mod nbd;
