@@ -1,0 +1,72 @@
+//! Broken variants of the engine, one for each rule that keeps data safe. Only the simulator sets one: it must notice.
+
+/// A rule, broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Canary {
+    /// A `durable` write is acknowledged when its own side is durable (J5, I6).
+    AckOwnSide,
+    /// An old slot is free as soon as its own side is durable (I1, J7).
+    FreeOwnSide,
+    /// A group counts as durable without a flush (P6).
+    SkipFlush,
+    /// A group counts although an earlier one is not durable (J4).
+    JournalHole,
+    /// A delta is dropped on its way (P3.4).
+    DropDelta,
+    /// A delta is folded in twice.
+    DeltaTwice,
+    /// Blocks read back are not compared with their checksums (P13).
+    TrustReads,
+    /// Recovery believes records without reading their blocks (J21).
+    UnverifiedRecord,
+    /// The journal's tail moves before the pages that carry its entries are durable (J12).
+    TailBeforePage,
+    /// The journal's tail moves without asking the other participants (J12).
+    TailAlone,
+    /// FLUSH waits for open generations, not for writes that wait for the next one (J6).
+    FlushForgetsWaiting,
+    /// `durable` writes are not staged (J9).
+    DurableUnstaged,
+    /// Staged records are retired when their block is written, not when its generation has settled (J9).
+    RetireEarly,
+    /// A staging region is replayed whatever the membership says (J11).
+    RegionUnchecked,
+    /// Recovery does not journal what it took back (J23).
+    OutcomeUnwritten,
+    /// Generation numbers start again after each recovery (J1).
+    GenerationReused,
+    /// The scan accepts a group of an older epoch after a newer one (J20).
+    StaleEpoch,
+    /// Recovery settles each block by its own record, parity or not (J21).
+    EachForItself,
+    /// The checksum is not seeded with slice and row (I8).
+    UnseededChecksum,
+    /// Recovery decides by facts that are still in volatile caches (J19).
+    NoFirstFlush,
+}
+
+impl Canary {
+    /// All of them, with the name that the command line takes.
+    pub const ALL: &[(Self, &str)] = &[
+        (Self::AckOwnSide, "ack-own-side"),
+        (Self::FreeOwnSide, "free-own-side"),
+        (Self::SkipFlush, "skip-flush"),
+        (Self::JournalHole, "journal-hole"),
+        (Self::DropDelta, "drop-delta"),
+        (Self::DeltaTwice, "delta-twice"),
+        (Self::TrustReads, "trust-reads"),
+        (Self::UnverifiedRecord, "unverified-record"),
+        (Self::TailBeforePage, "tail-before-page"),
+        (Self::TailAlone, "tail-alone"),
+        (Self::FlushForgetsWaiting, "flush-forgets-waiting"),
+        (Self::DurableUnstaged, "durable-unstaged"),
+        (Self::RetireEarly, "retire-early"),
+        (Self::RegionUnchecked, "region-unchecked"),
+        (Self::OutcomeUnwritten, "outcome-unwritten"),
+        (Self::GenerationReused, "generation-reused"),
+        (Self::StaleEpoch, "stale-epoch"),
+        (Self::EachForItself, "each-for-itself"),
+        (Self::UnseededChecksum, "unseeded-checksum"),
+        (Self::NoFirstFlush, "no-first-flush"),
+    ];
+}

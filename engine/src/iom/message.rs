@@ -1,0 +1,71 @@
+//! What I/O managers say to one another.
+//!
+//! D is the I/O manager of a data block of the row, P that of its parity. Messages between two managers arrive in
+//! the order in which they were sent. The numbers are those of SPEC P2 and P3.
+
+use crate::format::Generation;
+use crate::port::Page;
+
+/// What a slice could say about its settled block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// It is in the page.
+    Page(Page),
+    /// It is zeros: the block has no slot, or the delta is nothing.
+    Zeros,
+    /// It can be neither read nor rebuilt.
+    Lost,
+}
+
+/// A message; `row` is common to all that concern a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// D to P: writes wait for the row's next generation, and all that they need here is reserved (P2.6, J2).
+    Want {
+        row: u32,
+        /// Somebody waits for it to settle.
+        urgent: bool,
+        /// The new block does not depend on the old one.
+        whole: bool,
+    },
+    /// D to P: somebody has begun to wait.
+    Hurry { row: u32 },
+    /// P to D: the generation is open and has this number (P3.2). Sent again, with `values`, when a delta cannot be had.
+    Open {
+        row: u32,
+        generation: Generation,
+        participants: u16,
+        /// Send the new block instead of old XOR new (P4).
+        values: bool,
+    },
+    /// D to P: the delta, or the new block (P2.8). The page stays D's.
+    Input {
+        row: u32,
+        generation: Generation,
+        /// It is the new block, not the delta.
+        values: bool,
+        content: Content,
+    },
+    /// P to D: the input has been folded in and is not needed any more (P2.9, P3.4).
+    Took { row: u32, generation: Generation },
+    /// D to P: this side is durable, by this group of D's journal (P2.13).
+    Landed { row: u32, generation: Generation, group: u64 },
+    /// P to D: all sides are durable; P's by this group of its journal (P2.14, P3.13).
+    Settled { row: u32, generation: Generation, group: u64 },
+    /// P to D: read your settled block into this page of mine.
+    Fetch { row: u32, page: Page },
+    /// D to P: done.
+    Fetched { row: u32, page: Page, content: Content },
+    /// D to P: my settled block does not read; hold the row and rebuild it (J8).
+    Repair { row: u32 },
+    /// P to D: what the others make of your block; lent until `Repaired`.
+    Rebuilt { row: u32, content: Content },
+    /// D to P: the block is rewritten, or given up; let the row go.
+    Repaired { row: u32 },
+    /// To all: everything in my groups before this one is settled, and my anchor says so durably (J12).
+    Anchored { settled: u64 },
+    /// To one: my journal waits for your anchor.
+    AnchorWanted,
+    /// To all: a slice has failed; the array stops (P11).
+    Stop,
+}

@@ -1,0 +1,88 @@
+//! Which slots of a slice are free. Never stored: they are what the map and the open generations leave over (J7).
+//!
+//! New slots are handed out in ascending order from where the last one was found, so that blocks written together lie
+//! together; see decisions/0002.
+
+/// The free slots of one slice.
+#[derive(Debug)]
+pub struct Slots {
+    /// One bit a slot, set while it is in use.
+    used: Vec<u64>,
+    slots: u32,
+    free: u32,
+    cursor: u32,
+}
+
+impl Slots {
+    /// All of `slots` slots free.
+    #[must_use]
+    pub fn new(slots: u32) -> Self {
+        let mut used = vec![0; slots.div_ceil(64) as usize];
+        if !slots.is_multiple_of(64) {
+            *used.last_mut().expect("a slice has slots") = u64::MAX << (slots % 64);
+        }
+        Self { used, slots, free: slots, cursor: 0 }
+    }
+
+    /// Number of free slots.
+    #[must_use]
+    pub fn free_count(&self) -> u32 {
+        self.free
+    }
+
+    /// Whether a slot is in use.
+    #[must_use]
+    pub fn is_used(&self, slot: u32) -> bool {
+        self.used[(slot / 64) as usize] >> (slot % 64) & 1 == 1
+    }
+
+    /// Marks a slot as used; `false` if it was already, which means that two rows share it.
+    pub fn occupy(&mut self, slot: u32) -> bool {
+        let fresh = !self.is_used(slot);
+        self.used[(slot / 64) as usize] |= 1 << (slot % 64);
+        self.free -= u32::from(fresh);
+        fresh
+    }
+
+    /// Takes the next free slot.
+    pub fn take(&mut self) -> Option<u32> {
+        if self.free == 0 {
+            return None;
+        }
+        let words = self.used.len();
+        let mut word = (self.cursor / 64) as usize;
+        let mut open = !self.used[word] & (u64::MAX << (self.cursor % 64));
+        while open == 0 {
+            word = (word + 1) % words;
+            open = !self.used[word];
+        }
+        let slot = word as u32 * 64 + open.trailing_zeros();
+        self.occupy(slot);
+        self.cursor = (slot + 1) % self.slots;
+        Some(slot)
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, slot: u32) {
+        assert!(self.is_used(slot), "slot {slot} is released once");
+        self.used[(slot / 64) as usize] &= !(1 << (slot % 64));
+        self.free += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hands_out_every_slot_once_and_in_order() {
+        let mut s = Slots::new(130);
+        assert!(s.occupy(5) && !s.occupy(5));
+        let all: Vec<_> = std::iter::from_fn(|| s.take()).collect();
+        assert_eq!(all.len(), 129);
+        assert_eq!(&all[..6], [0, 1, 2, 3, 4, 6]);
+        assert_eq!((s.take(), s.free_count()), (None, 0));
+        s.release(128);
+        assert_eq!((s.take(), s.take()), (Some(128), None));
+    }
+}
