@@ -28,3 +28,6 @@ pub use handshake::{Exports, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MA
 pub use outgoing::Segment;
 pub use reply::{EXTENTS_MAX, Extent, Outcome};
 pub use slots::Slot;
+
+#[cfg(test)]
+mod tests;

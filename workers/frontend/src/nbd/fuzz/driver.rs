@@ -152,7 +152,6 @@ impl Driver {
         while self.serve_one() {
             moved = true;
         }
-        moved |= self.take_events();
         moved |= self.start_send() | self.finish_send();
         moved |= self.take_events();
         // Another receive would be wrong before the events of this one are taken.
@@ -191,6 +190,7 @@ impl Driver {
                     self.close = Some(reason);
                 }
             }
+            while self.manner.eager && self.serve_one() {}
         }
         any
     }

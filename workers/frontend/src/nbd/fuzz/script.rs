@@ -64,7 +64,7 @@ impl Script {
     }
 
     /// A session that breaks no rule which would end it, but asks for much that must be refused.
-    pub(super) fn random(random: &mut Random) -> Self {
+    pub(in super::super) fn random(random: &mut Random) -> Self {
         let mut flags = ClientFlags::FIXED_NEWSTYLE;
         flags.set(ClientFlags::NO_ZEROES, random.one_in(2));
         let mut script = Script::new(flags);
