@@ -1,158 +1,41 @@
 //! The process's memory for payloads: numbered pages in one mapping that outlives every worker.
 //!
-//! Pages are passed by number and touched through short accesses. **A page has one owner at a time**: whoever
-//! took it from the [`crate::pages::PagePool`] and has not passed it on. While the kernel has a request on a
-//! page (from queueing it on a ring until its completion), the owner leaves it alone. The first half of this
-//! contract is checked: each access claims its pages, many readers or one writer, and an access that meets a
-//! conflicting one panics, since it is a bug of ours that would otherwise corrupt data.
+//! Pages are passed by number and touched through short accesses. **A page has one owner at a
+//! time**: whoever took it from the [`crate::pages::PagePool`] and has not passed it on. While the
+//! kernel has a request on a page (from queueing it on a ring until its completion), the owner
+//! leaves it alone. The first half of this contract is checked: each access claims its pages, many
+//! readers or one writer, and an access that meets a conflicting one panics, since it is a bug of
+//! ours that would otherwise corrupt data.
 //!
-//! The mapping is either private, or shared with a file on a tmpfs, the staging region, which outlives the
-//! process. Both have the same layout, in bytes:
+//! The mapping is either private, or shared with a file on a tmpfs, the staging region, which
+//! outlives the process. Both have the same layout, in bytes:
 //!
 //! ```text
 //! 0                 4096                                  round_up(4096 + 64 * pages, page_size)
 //! | header          | descriptor of page 0, 1, 2, ...  |  | page 0 | page 1 | ...
 //! ```
 //!
-//! The mapping is never undone and no hole is ever punched into it: a registered buffer keeps the pages that it
-//! was registered with, and the two would part silently.
+//! The mapping is never undone and no hole is ever punched into it: a registered buffer keeps the
+//! pages that it was registered with, and the two would part silently.
 
+use crate::claim::Claim;
 use crate::mapping::Mapping;
-use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
+
+pub use crate::arena_error::ArenaError;
+pub use crate::memory::{Buffer, Iovec};
 
 /// Size of the header in bytes.
 pub const HEADER_SIZE: usize = 4096;
 /// Size of a page's descriptor in bytes.
 pub const DESCRIPTOR_SIZE: usize = 64;
 
-const WRITER: u16 = u16::MAX;
-
-/// A range of memory that belongs to the process and may be given to the kernel. Only [`Arena`] and [`Buffer`]
-/// make them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Iovec {
-    address: usize,
-    length: usize,
-}
-
-impl Iovec {
-    /// Address of the first byte.
-    pub fn address(&self) -> usize {
-        self.address
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// What is left after the first `count` bytes. Panics when there are fewer.
-    pub fn skip(self, count: usize) -> Iovec {
-        assert!(count <= self.length, "skip {count} of {} bytes", self.length);
-        Iovec { address: self.address + count, length: self.length - count }
-    }
-
-    /// The first `count` bytes. Panics when there are fewer.
-    pub fn prefix(self, count: usize) -> Iovec {
-        assert!(count <= self.length, "prefix {count} of {} bytes", self.length);
-        Iovec { address: self.address, length: count }
-    }
-
-    /// Both as one, where `next` begins at this one's end.
-    pub fn join(self, next: Iovec) -> Option<Iovec> {
-        let adjacent = self.address + self.length == next.address;
-        adjacent.then_some(Iovec { address: self.address, length: self.length + next.length })
-    }
-}
-
-/// Why an arena could not be made.
-#[derive(Debug)]
-pub enum ArenaError {
-    /// The file is not on a tmpfs, so its memory could not be registered with a ring.
-    NotTmpfs {
-        /// The staging file.
-        path: PathBuf,
-    },
-    /// Another process holds the file's lock.
-    Locked {
-        /// The staging file.
-        path: PathBuf,
-    },
-    /// The file exists with a size that does not fit the geometry asked for.
-    Size {
-        /// The staging file.
-        path: PathBuf,
-        /// Size that the geometry needs, in bytes.
-        expected_bytes: u64,
-        /// Size found, in bytes.
-        found_bytes: u64,
-    },
-    /// The tmpfs has no room for the region.
-    NoSpace {
-        /// The staging file.
-        path: PathBuf,
-        /// Size that the geometry needs, in bytes.
-        needed_bytes: u64,
-    },
-    /// A system call failed.
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// The staging file; none for a private arena.
-        path: Option<PathBuf>,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-impl fmt::Display for ArenaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ArenaError::NotTmpfs { path } => {
-                write!(f, "staging region {}: not on a tmpfs", path.display())
-            }
-            ArenaError::Locked { path } => {
-                write!(f, "staging region {}: in use by another process", path.display())
-            }
-            ArenaError::Size { path, expected_bytes, found_bytes } => write!(
-                f,
-                "staging region {}: has {found_bytes} bytes, not {expected_bytes}",
-                path.display()
-            ),
-            ArenaError::NoSpace { path, needed_bytes } => write!(
-                f,
-                "staging region {}: the tmpfs has no room for {needed_bytes} bytes",
-                path.display()
-            ),
-            ArenaError::Io { doing, path: Some(path), source } => {
-                write!(f, "staging region {}: {doing}: {source}", path.display())
-            }
-            ArenaError::Io { doing, path: None, source } => write!(f, "arena: {doing}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for ArenaError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ArenaError::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
-/// Numbered pages of one mapping, with a header and a descriptor for each page. Shared by all threads.
+/// Numbered pages of one mapping, with a header and a descriptor for each page. Shared by all
+/// threads.
 #[derive(Debug)]
 pub struct Arena {
     mapping: Mapping,
@@ -177,7 +60,8 @@ fn pages_offset(page_size: usize, pages: u32) -> usize {
 }
 
 impl Arena {
-    /// An arena of zeroed memory that ends with the process. `page_size` is 4096, 16384 or 65536 bytes.
+    /// An arena of zeroed memory that ends with the process. `page_size` is 4096, 16384 or 65536
+    /// bytes.
     pub fn private(page_size: usize, pages: u32) -> Result<Arena, ArenaError> {
         let mapping = Mapping::private(arena_size_bytes(page_size, pages) as usize)
             .map_err(|source| ArenaError::Io { doing: "mmap", path: None, source })?;
@@ -185,9 +69,9 @@ impl Arena {
         Ok(Arena::over(mapping, page_size, pages, None, true))
     }
 
-    /// An arena over the file `path` on a tmpfs, locked against other processes (flock) until it is dropped. A
-    /// file that is absent or empty is made, with zeros; one of the right size keeps its contents; any
-    /// other is refused untouched.
+    /// An arena over the file `path` on a tmpfs, locked against other processes (flock) until it is
+    /// dropped. A file that is absent or empty is made, with zeros; one of the right size keeps its
+    /// contents; any other is refused untouched.
     pub fn staging(path: &Path, page_size: usize, pages: u32) -> Result<Arena, ArenaError> {
         let expected_bytes = arena_size_bytes(page_size, pages);
         let failed =
@@ -257,12 +141,14 @@ impl Arena {
         self.file.is_some()
     }
 
-    /// Whether the arena was made now, rather than found with an earlier process's contents.
+    /// Whether the arena was made now, rather than found with an earlier process's contents. An
+    /// earlier process may have been stopped before it stored anything: then all is zeros.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Makes all memory present at once: registering it is then quick. False when the kernel could not.
+    /// Makes all memory present at once: registering it is then quick. False when the kernel could
+    /// not.
     pub fn populate(&self) -> bool {
         self.mapping.populate()
     }
@@ -275,15 +161,15 @@ impl Arena {
     /// The ranges to register with a ring: all pages, in ranges of at most `length_max` bytes.
     pub(crate) fn regions(&self, length_max: usize) -> Vec<Iovec> {
         let all = self.iovec(0, 0, self.page_size * self.pages as usize);
-        let starts = (0..all.length).step_by(length_max);
-        starts.map(|start| all.skip(start).prefix(length_max.min(all.length - start))).collect()
+        let starts = (0..all.len()).step_by(length_max);
+        starts.map(|start| all.skip(start).prefix(length_max.min(all.len() - start))).collect()
     }
 
-    /// The memory from `offset` bytes into `page` on, `length` bytes. It may run on into the pages that follow. The
-    /// caller owns all of them until the request that it is for has completed.
+    /// The memory from `offset` bytes into `page` on, `length` bytes. It may run on into the pages
+    /// that follow. The caller owns all of them until the request that it is for has completed.
     pub fn iovec(&self, page: u32, offset: usize, length: usize) -> Iovec {
         let start = self.check(page, offset, length);
-        Iovec { address: self.mapping.base() as usize + start, length }
+        Iovec::new(self.mapping.base() as usize + start, length)
     }
 
     /// Copies into `into` from `offset` bytes into `page` on (and on into the pages that follow).
@@ -296,12 +182,14 @@ impl Arena {
         self.write_span(page, offset, from.len(), |bytes| bytes.copy_from_slice(from));
     }
 
-    /// Zeroes `length` bytes from `offset` bytes into `page` on (and on into the pages that follow).
+    /// Zeroes `length` bytes from `offset` bytes into `page` on (and on into the pages that
+    /// follow).
     pub fn zero(&self, page: u32, offset: usize, length: usize) {
         self.write_span(page, offset, length, |bytes| bytes.fill(0));
     }
 
-    /// Copies `length` bytes between places whose pages differ (each may run on into the pages that follow).
+    /// Copies `length` bytes between places whose pages differ (each may run on into the pages that
+    /// follow).
     pub fn copy(&self, to: u32, to_offset: usize, from: u32, from_offset: usize, length: usize) {
         self.read_span(from, from_offset, length, |source| self.store(to, to_offset, source));
     }
@@ -316,8 +204,8 @@ impl Arena {
         self.write_span(page, 0, self.page_size * count as usize, kernel)
     }
 
-    /// Runs `kernel` on `count` consecutive pages from `to` on, which it may change, and as many from `from` on. The
-    /// two ranges must not overlap.
+    /// Runs `kernel` on `count` consecutive pages from `to` on, which it may change, and as many
+    /// from `from` on. The two ranges must not overlap.
     pub fn with2<R>(
         &self,
         to: u32,
@@ -339,8 +227,8 @@ impl Arena {
         bytes
     }
 
-    /// Describes `page`: bytes 8..64 are stored first, the leading 8 in one step after them, so that a process
-    /// killed in between leaves the former leading bytes (zero, once cleared).
+    /// Describes `page`: bytes 8..64 are stored first, the leading 8 in one step after them, so
+    /// that a process killed in between leaves the former leading bytes (zero, once cleared).
     pub fn descriptor_store(&self, page: u32, bytes: &[u8; DESCRIPTOR_SIZE]) {
         let words = self.descriptor_words(page);
         // Last word first; every store is a release, so none overtakes the one before it.
@@ -350,7 +238,8 @@ impl Arena {
         }
     }
 
-    /// Zeroes the leading 8 bytes of the page's descriptor in one step, before anything stored later.
+    /// Zeroes the leading 8 bytes of the page's descriptor in one step, before anything stored
+    /// later.
     pub fn descriptor_clear(&self, page: u32) {
         self.descriptor_words(page)[0].store(0, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -360,8 +249,9 @@ impl Arena {
     pub fn header_load(&self, offset: usize, into: &mut [u8]) {
         let _guard = self.header.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         assert!(offset <= HEADER_SIZE && into.len() <= HEADER_SIZE - offset, "beyond the header");
-        // SAFETY: the range lies in the header by the assertion, the header in the mapping; only this method and
-        // `header_store` touch it, under the lock; `into` is Rust's own memory, so they do not overlap.
+        // SAFETY: the range lies in the header by the assertion, the header in the mapping; only
+        // this method and `header_store` touch it, under the lock; `into` is Rust's own memory, so
+        // they do not overlap.
         unsafe {
             let source = self.mapping.base().add(offset);
             std::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), into.len());
@@ -382,8 +272,8 @@ impl Arena {
 
     fn descriptor_words(&self, page: u32) -> &[AtomicU64; DESCRIPTOR_SIZE / 8] {
         assert!(page < self.pages, "page {page} of {}", self.pages);
-        // SAFETY: the descriptor lies in the mapping (page was checked), which lives as long as the process, is
-        // aligned to 64 bytes, and is only ever touched through these atomics.
+        // SAFETY: the descriptor lies in the mapping (page was checked), which lives as long as the
+        // process, is aligned to 64 bytes, and is only ever touched through these atomics.
         unsafe {
             let start = self.mapping.base().add(HEADER_SIZE + DESCRIPTOR_SIZE * page as usize);
             &*start.cast()
@@ -415,8 +305,9 @@ impl Arena {
     ) -> R {
         let start = self.check(page, offset, length);
         let _claim = Claim::read(self.span(page, offset, length), page);
-        // SAFETY: the range lies in the mapping by the check; the claim, held until `kernel` has returned, keeps
-        // every `write_span` out of these pages; the kernel's requests are the page owner's to mind.
+        // SAFETY: the range lies in the mapping by the check; the claim, held until `kernel` has
+        // returned, keeps every `write_span` out of these pages; the kernel's requests are the page
+        // owner's to mind.
         kernel(unsafe { std::slice::from_raw_parts(self.mapping.base().add(start), length) })
     }
 
@@ -459,87 +350,6 @@ fn reserve(file: &File, path: &Path, length_bytes: u64) -> Result<(), ArenaError
                 source: errno.into(),
             }),
         };
-    }
-}
-
-/// A claim on consecutive pages: 0 is free, 1 to 65534 are readers, [`WRITER`] is a writer.
-struct Claim<'a> {
-    pages: &'a [AtomicU16],
-    held: usize,
-    write: bool,
-}
-
-impl<'a> Claim<'a> {
-    fn read(pages: &'a [AtomicU16], first: u32) -> Claim<'a> {
-        let mut claim = Claim { pages, held: 0, write: false };
-        for (index, page) in pages.iter().enumerate() {
-            let before = page.fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
-                (count < WRITER - 1).then_some(count + 1)
-            });
-            assert!(before.is_ok(), "page {} read while written", first as usize + index);
-            claim.held += 1;
-        }
-        claim
-    }
-
-    fn write(pages: &'a [AtomicU16], first: u32) -> Claim<'a> {
-        let mut claim = Claim { pages, held: 0, write: true };
-        for (index, page) in pages.iter().enumerate() {
-            let before = page.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed);
-            assert!(before.is_ok(), "page {} written while in use", first as usize + index);
-            claim.held += 1;
-        }
-        claim
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        for page in &self.pages[..self.held] {
-            if self.write {
-                page.store(0, Ordering::Release);
-            } else {
-                page.fetch_sub(1, Ordering::Release);
-            }
-        }
-    }
-}
-
-/// Memory of its own for requests, aligned to 4096 bytes. Like an arena it is never given back to the system:
-/// make buffers at start, not along the way. The owner leaves it alone while a request uses it.
-#[derive(Debug)]
-pub struct Buffer {
-    mapping: Mapping,
-}
-
-impl Buffer {
-    /// A zeroed buffer of `length` bytes (at least 1).
-    pub fn new(length: usize) -> Result<Buffer, ArenaError> {
-        let mapping = Mapping::private(length).map_err(|source| ArenaError::Io {
-            doing: "mmap",
-            path: None,
-            source,
-        })?;
-        Ok(Buffer { mapping })
-    }
-
-    /// The memory from `offset` on, `length` bytes.
-    pub fn iovec(&self, offset: usize, length: usize) -> Iovec {
-        let whole = Iovec { address: self.mapping.base() as usize, length: self.mapping.length() };
-        whole.skip(offset).prefix(length)
-    }
-
-    /// The contents.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is the whole mapping; `bytes_mut` needs the buffer exclusively; requests are the
-        // owner's to mind.
-        unsafe { std::slice::from_raw_parts(self.mapping.base(), self.mapping.length()) }
-    }
-
-    /// The contents, to be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.mapping.base(), self.mapping.length()) }
     }
 }
 

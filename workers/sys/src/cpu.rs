@@ -3,8 +3,8 @@
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-/// CPUs that this thread may run on, ascending; at least one. Ask before pinning: a pinned thread sees its own
-/// CPU alone.
+/// CPUs that this thread may run on, ascending; at least one. Ask before pinning: a pinned thread
+/// sees its own CPU alone.
 pub fn allowed() -> Vec<usize> {
     let mask = sched_getaffinity(Pid::from_raw(0));
     let allowed: Vec<usize> = match mask {
@@ -15,7 +15,8 @@ pub fn allowed() -> Vec<usize> {
     if allowed.is_empty() { vec![0] } else { allowed }
 }
 
-/// CPUs that are online, ascending, whether this process may use them or not; empty when sysfs does not tell.
+/// CPUs that are online, ascending, whether this process may use them or not; empty when sysfs does
+/// not tell.
 pub fn online() -> Vec<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     parse_list(&text).unwrap_or_default()
@@ -35,9 +36,9 @@ fn parse_list(text: &str) -> Option<Vec<usize>> {
     Some(cpus)
 }
 
-/// The CPU of each of `workers` workers, given the CPUs in `allowed` (ascending, at least one): from the highest down,
-/// which leaves the lowest to the rest of the system when there are enough; round again when there are fewer
-/// CPUs than workers.
+/// The CPU of each of `workers` workers, given the CPUs in `allowed` (ascending, at least one):
+/// from the highest down, which leaves the lowest to the rest of the system when there are enough;
+/// round again when there are fewer CPUs than workers.
 pub fn placement(allowed: &[usize], workers: usize) -> Vec<usize> {
     assert!(!allowed.is_empty(), "no CPU to place workers on");
     allowed.iter().rev().copied().cycle().take(workers).collect()

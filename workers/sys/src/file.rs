@@ -1,9 +1,9 @@
 //! Slices: the files and block devices that hold an array, opened for direct I/O and locked.
 //!
-//! The lock (`flock`) is taken on an open of its own, so it is granted only when the last request of a former process
-//! has ended, even if that process was killed with writes on their way (invariant I7). Opening therefore tries
-//! again until a deadline. Workers give the descriptor to their rings; recovery and offline tools use the
-//! synchronous calls here.
+//! The lock (`flock`) is taken on an open of its own, so it is granted only when the last request
+//! of a former process has ended, even if that process was killed with writes on their way
+//! (invariant I7). Opening therefore tries again until a deadline. Workers give the descriptor to
+//! their rings; recovery and offline tools use the synchronous calls here.
 
 use nix::sys::stat::{major, minor};
 use std::fmt;
@@ -149,9 +149,9 @@ pub struct SliceFile {
 }
 
 impl SliceFile {
-    /// Opens and locks a slice: exclusively for writing, shared for reading only. Block devices are opened
-    /// exclusively for writing too (O_EXCL), which mounts and other arrays prevent. Waits for the lock until
-    /// `lock_timeout` has passed.
+    /// Opens and locks a slice: exclusively for writing, shared for reading only. Block devices are
+    /// opened exclusively for writing too (O_EXCL), which mounts and other arrays prevent. Waits
+    /// for the lock until `lock_timeout` has passed.
     pub fn open(
         path: &Path,
         read_only: bool,
@@ -166,12 +166,20 @@ impl SliceFile {
             return Err(SliceError::new(SliceErrorKind::WrongType, "open", path));
         }
         let exclusive = if is_device && !read_only { libc::O_EXCL } else { 0 };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive)
-            .open(path)
-            .map_err(failed("open"))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(!read_only);
+        options.custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive);
+        let mut file = loop {
+            match options.open(path) {
+                // A killed process keeps a device busy, too, until its last write has ended.
+                Err(error)
+                    if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened.map_err(failed("open"))?,
+            }
+        };
         let metadata = file.metadata().map_err(failed("stat"))?;
         let identity = Identity::of(&metadata);
         if identity != Identity::of(&expected) {
@@ -224,13 +232,14 @@ impl SliceFile {
         self.memory_alignment
     }
 
-    /// Whether a completed write may be lost with the power until it is flushed. Always true for files.
+    /// Whether a completed write may be lost with the power until it is flushed. Always true for
+    /// files.
     pub fn volatile_cache(&self) -> bool {
         self.volatile_cache
     }
 
-    /// Reads exactly `into`. `offset` and length are multiples of the block size (else: panic), the memory may lie
-    /// anywhere.
+    /// Reads exactly `into`. `offset` and length are multiples of the block size (else: panic), the
+    /// memory may lie anywhere.
     pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), SliceError> {
         self.check(offset, into.len());
         let failed = |source| SliceError::io("read", &self.path, source);
@@ -294,9 +303,9 @@ impl AsRawFd for SliceFile {
     }
 }
 
-/// Makes a file for a slice, `size_bytes` long (a multiple of 4096), with its room reserved; with `fill` also written
-/// with zeros, which makes later writes quicker. `progress` hears how many bytes are written. Nothing is
-/// left behind after an error, and a file that exists is not touched.
+/// Makes a file for a slice, `size_bytes` long (a multiple of 4096), with its room reserved; with
+/// `fill` also written with zeros, which makes later writes quicker. `progress` hears how many
+/// bytes are written. Nothing is left behind after an error, and a file that exists is not touched.
 pub fn create_slice_file(
     path: &Path,
     size_bytes: u64,
@@ -378,7 +387,8 @@ fn lock(file: &File, shared: bool, deadline: Instant, path: &Path) -> Result<(),
 fn alignments(file: &File) -> (u32, u32) {
     // SAFETY: `statx` is plain numbers, for which zeros are valid.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, the empty path is a C string, and `found` is the size the kernel writes.
+    // SAFETY: the descriptor is open, the empty path is a C string, and `found` is the size the
+    // kernel writes.
     let status = unsafe {
         libc::statx(
             file.as_raw_fd(),

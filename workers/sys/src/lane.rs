@@ -1,9 +1,10 @@
 //! Bounded queues between threads, and the bell that wakes a receiver only when it sleeps.
 //!
-//! A receiver that is about to sleep first says so, then looks at its lanes once more; a sender first queues its
-//! message, then looks whether the receiver sleeps. Both put a sequentially consistent fence between their two
-//! steps, so at least one sees the other (Dekker's argument): no message is left lying with the receiver
-//! asleep, and a busy receiver costs its senders no system call.
+//! A receiver that is about to sleep first says so, then looks at its lanes once more; a sender
+//! first queues its message, then looks whether the receiver sleeps. Both put a sequentially
+//! consistent fence between their two steps, so at least one sees the other (Dekker's argument): no
+//! message is left lying with the receiver asleep, and a busy receiver costs its senders no system
+//! call.
 
 use crossbeam_queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -47,7 +48,8 @@ impl Doorbell {
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            // The counter cannot be full: it grows by one for each sleep. The one error left is being interrupted.
+            // The counter cannot be full: it grows by one for each sleep. The one error left is
+            // being interrupted.
             while self.event.write(1) == Err(nix::Error::EINTR) {}
         }
     }
@@ -61,11 +63,13 @@ impl Doorbell {
     /// The owner is awake, whoever woke it.
     pub fn awake(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
-        // Empty when the bell was not rung; a ring that comes only now makes the next sleep a short one.
+        // Empty when the bell was not rung; a ring that comes only now makes the next sleep a short
+        // one.
         let _ = self.event.read();
     }
 
-    /// Sleeps until the bell rings, a signal arrives or `timeout` has passed; for owners without a ring.
+    /// Sleeps until the bell rings, a signal arrives or `timeout` has passed; for owners without a
+    /// ring.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = match timeout {
             None => PollTimeout::NONE,
@@ -87,8 +91,8 @@ impl AsRawFd for Doorbell {
     }
 }
 
-/// A bounded queue of messages from any number of senders to one receiver, lock-free on both sides. A thread must
-/// not be killed inside one of its methods: the queue would stay wedged.
+/// A bounded queue of messages from any number of senders to one receiver, lock-free on both sides.
+/// A thread must not be killed inside one of its methods: the queue would stay wedged.
 #[derive(Debug)]
 pub struct Lane<T> {
     queue: ArrayQueue<T>,
@@ -157,8 +161,8 @@ mod tests {
         assert_eq!(doorbell.event.read(), Err(nix::Error::EAGAIN));
     }
 
-    /// The next message of a receiver that sleeps whenever it finds nothing. A lost wake-up makes it sleep until the
-    /// time limit, which fails the test.
+    /// The next message of a receiver that sleeps whenever it finds nothing. A lost wake-up makes
+    /// it sleep until the time limit, which fails the test.
     fn receive_sleeping<T>(lane: &Lane<T>) -> T {
         let limit = Duration::from_secs(10);
         loop {

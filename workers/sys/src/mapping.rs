@@ -1,23 +1,23 @@
 //! One memory mapping that is never undone.
 //!
-//! A request in flight, or a registration with a ring, may touch the memory at any time until the process
-//! ends, so there is no unmapping: what is mapped here stays.
+//! A request in flight, or a registration with a ring, may touch the memory at any time until the
+//! process ends, so there is no unmapping: what is mapped here stays.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-/// A readable and writable mapping, aligned to the system's page (4096 bytes or more), alive until the
-/// process ends.
+/// A readable and writable mapping, aligned to the system's page (4096 bytes or more), alive until
+/// the process ends.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: the mapping is plain memory that no thread owns; whoever makes references into it (`Arena`, `Buffer`)
-// keeps Rust's aliasing rules across threads.
+// SAFETY: the mapping is plain memory that no thread owns; whoever makes references into it
+// (`Arena`, `Buffer`) keeps Rust's aliasing rules across threads.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `Mapping` itself only hands out addresses.
 unsafe impl Sync for Mapping {}
@@ -28,8 +28,8 @@ impl Mapping {
         Mapping::map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
     }
 
-    /// The first `length` bytes of `file`, shared with every other mapping of it. The file must be that long and
-    /// must not shrink: touching a page beyond its end raises SIGBUS.
+    /// The first `length` bytes of `file`, shared with every other mapping of it. The file must be
+    /// that long and must not shrink: touching a page beyond its end raises SIGBUS.
     pub fn shared(file: &File, length: usize) -> io::Result<Mapping> {
         Mapping::map(length, libc::MAP_SHARED, file.as_raw_fd())
     }
@@ -64,8 +64,8 @@ impl Mapping {
         self.length
     }
 
-    /// Makes every page present, so that no later access waits for the kernel to find one. False when it
-    /// could not (an older kernel, no memory).
+    /// Makes every page present, so that no later access waits for the kernel to find one. False
+    /// when it could not (an older kernel, no memory).
     pub fn populate(&self) -> bool {
         self.advise(libc::MADV_POPULATE_WRITE)
     }
@@ -80,14 +80,16 @@ impl Mapping {
         self.advise(libc::MADV_DONTDUMP)
     }
 
-    /// Locks the memory, so that it is never paged out. False when the limit on locked memory forbids it.
+    /// Locks the memory, so that it is never paged out. False when the limit on locked memory
+    /// forbids it.
     pub fn lock(&self) -> bool {
         // SAFETY: the range is this mapping; locking changes no contents.
         unsafe { libc::mlock(self.base.as_ptr().cast(), self.length) == 0 }
     }
 
     fn advise(&self, advice: i32) -> bool {
-        // SAFETY: the range is this mapping, and none of the advices used here changes its contents.
+        // SAFETY: the range is this mapping, and none of the advices used here changes its
+        // contents.
         unsafe { libc::madvise(self.base.as_ptr().cast(), self.length, advice) == 0 }
     }
 }

@@ -1,7 +1,8 @@
 //! The process's free pages, shared by all workers without a lock.
 //!
-//! A count of free pages is reserved from first and the page numbers are taken afterwards, so a request gets all
-//! the pages it asked for or none, and two requests can never starve each other holding halves.
+//! A count of free pages is reserved from first and the page numbers are taken afterwards, so a
+//! request gets all the pages it asked for or none, and two requests can never starve each other
+//! holding halves.
 
 use crossbeam_queue::ArrayQueue;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,8 +25,8 @@ impl PagePool {
         PagePool { queue, free: AtomicU32::new(count) }
     }
 
-    /// Appends `count` pages to `into` and makes them the caller's; false, and nothing taken, when fewer are
-    /// free.
+    /// Appends `count` pages to `into` and makes them the caller's; false, and nothing taken, when
+    /// fewer are free.
     #[must_use]
     pub fn take(&self, count: u32, into: &mut Vec<u32>) -> bool {
         let reserved = self

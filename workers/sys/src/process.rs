@@ -6,8 +6,9 @@ use nix::time::{ClockId, clock_gettime};
 /// From `linux/prctl.h`; the libc crate does not have it for this platform.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// Tells the kernel that this thread, and those made by it later, write out others' memory, so that their own requests for memory
-/// must not wait for such writing. False when not permitted (it needs CAP_SYS_RESOURCE).
+/// Tells the kernel that this thread, and those made by it later, write out others' memory, so that
+/// their own requests for memory must not wait for such writing. False when not permitted (it needs
+/// CAP_SYS_RESOURCE).
 pub fn set_io_flusher() -> bool {
     // SAFETY: this call takes plain numbers and touches no memory of ours.
     unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0 }
@@ -18,8 +19,8 @@ pub fn raise_open_files() -> u64 {
     raise(Resource::RLIMIT_NOFILE)
 }
 
-/// Raises the limit on locked memory as far as permitted; gives the limit in force in bytes (`u64::MAX`:
-/// none). Registering an arena and [`crate::arena::Arena::lock`] count towards it.
+/// Raises the limit on locked memory as far as permitted; gives the limit in force in bytes
+/// (`u64::MAX`: none). Registering an arena and [`crate::arena::Arena::lock`] count towards it.
 pub fn raise_locked_memory() -> u64 {
     raise(Resource::RLIMIT_MEMLOCK)
 }

@@ -1,12 +1,15 @@
-//! One io_uring, for the thread that made it: requests that keep what the kernel needs until they complete.
+//! One io_uring, for the thread that made it: requests that keep what the kernel needs until they
+//! complete.
 //!
-//! A request names memory by [`Iovec`], which only the arena and process-lived buffers make, so the memory stays
-//! valid whatever happens to the worker. **The moment a request's completion is taken from the ring is the moment
-//! its memory may be used again**; until then its owner leaves it alone. Arrays of segments and message headers are
-//! kept by the ring, one per request in flight, and reused.
+//! A request names memory by [`Iovec`], which only the arena and process-lived buffers make, so the
+//! memory stays valid whatever happens to the worker. **The moment a request's completion is taken
+//! from the ring is the moment its memory may be used again**; until then its owner leaves it
+//! alone. Arrays of segments and message headers are kept by the ring, one per request in flight,
+//! and reused.
 //!
-//! At most `in_flight_max` requests are in flight, and the completion queue has room for all of them, so it cannot
-//! overflow. A request that does not fit is refused (`false`) and leaves no trace.
+//! At most `in_flight_max` requests are in flight, and the completion queue has room for all of
+//! them, so it cannot overflow. A request that does not fit is refused (`false`) and leaves no
+//! trace.
 
 use crate::arena::{Arena, Iovec};
 use io_uring::{IoUring, opcode, squeue, types};
@@ -30,8 +33,9 @@ const COMPLETIONS_MAX: u32 = 65536;
 pub enum RingError {
     /// The system administrator forbids io_uring to this process.
     Disabled {
-        /// The value of `kernel.io_uring_disabled`: 1 = only for a privileged group, 2 = for all; none when it
-        /// could not be read or is 0, and something else (a seccomp filter) forbids it.
+        /// The value of `kernel.io_uring_disabled`: 1 = only for a privileged group, 2 = for all;
+        /// none when it could not be read or is 0, and something else (a seccomp filter) forbids
+        /// it.
         setting: Option<u8>,
     },
     /// The kernel lacks what a ring needs.
@@ -159,13 +163,15 @@ impl Ring {
         })
     }
 
-    /// Whether the kernel runs completion work only when this thread asks for it (Linux 6.1), the quick way.
+    /// Whether the kernel runs completion work only when this thread asks for it (Linux 6.1), the
+    /// quick way.
     pub fn is_deferred(&self) -> bool {
         self.deferred
     }
 
-    /// Registers the arena's pages, so that requests of one segment need not look them up. False when the system
-    /// refuses (the limit on locked memory): requests then work unregistered. At most one arena per ring.
+    /// Registers the arena's pages, so that requests of one segment need not look them up. False
+    /// when the system refuses (the limit on locked memory): requests then work unregistered. At
+    /// most one arena per ring.
     pub fn register(&mut self, arena: &Arena) -> bool {
         assert!(self.registered.is_empty(), "an arena is registered already");
         let regions = arena.regions(REGISTERED_MAX);
@@ -209,8 +215,8 @@ impl Ring {
         self.push(entry, user_data, false, Some(held))
     }
 
-    /// Writes to a file, `offset` bytes in; with `write_through` the completion means that the data is on stable
-    /// storage (RWF_DSYNC). Result: bytes written. `segments`: 1 to [`SEGMENTS_MAX`].
+    /// Writes to a file, `offset` bytes in; with `write_through` the completion means that the data
+    /// is on stable storage (RWF_DSYNC). Result: bytes written. `segments`: 1 to [`SEGMENTS_MAX`].
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn write(
         &mut self,
@@ -241,8 +247,8 @@ impl Ring {
         self.push(entry, user_data, false, Some(held))
     }
 
-    /// Makes a file's data durable (fdatasync): all of it that was written by requests that completed before this
-    /// one was submitted.
+    /// Makes a file's data durable (fdatasync): all of it that was written by requests that
+    /// completed before this one was submitted.
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn fsync_data(&mut self, fd: RawFd, user_data: u64) -> bool {
         let flags = types::FsyncFlags::DATASYNC;
@@ -260,8 +266,9 @@ impl Ring {
         self.push(entry, user_data, true, None)
     }
 
-    /// Receives from a socket: what is there, or with `wait_all` as much as the segments hold, unless the
-    /// connection ends. Result: bytes received, 0 at the end. `segments`: 1 to [`SEGMENTS_MAX`].
+    /// Receives from a socket: what is there, or with `wait_all` as much as the segments hold,
+    /// unless the connection ends. Result: bytes received, 0 at the end. `segments`: 1 to
+    /// [`SEGMENTS_MAX`].
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn recv(&mut self, fd: RawFd, segments: &[Iovec], wait_all: bool, user_data: u64) -> bool {
         let fd = types::Fd(fd);
@@ -276,8 +283,9 @@ impl Ring {
         self.push(entry, user_data, false, Some(held))
     }
 
-    /// Sends to a socket; the kernel goes on until all is sent or the connection fails, without raising SIGPIPE.
-    /// Result: bytes sent, which may still be fewer than asked. `segments`: 1 to [`SEGMENTS_MAX`].
+    /// Sends to a socket; the kernel goes on until all is sent or the connection fails, without
+    /// raising SIGPIPE. Result: bytes sent, which may still be fewer than asked. `segments`: 1 to
+    /// [`SEGMENTS_MAX`].
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn send(&mut self, fd: RawFd, segments: &[Iovec], user_data: u64) -> bool {
         let fd = types::Fd(fd);
@@ -292,16 +300,18 @@ impl Ring {
         self.push(entry, user_data, false, Some(held))
     }
 
-    /// Completes once when `fd` can be read (a doorbell, a signalfd). Result: `POLLIN` and other bits.
+    /// Completes once when `fd` can be read (a doorbell, a signalfd). Result: `POLLIN` and other
+    /// bits.
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn poll_read(&mut self, fd: RawFd, user_data: u64) -> bool {
         let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build();
         self.push(entry, user_data, false, None)
     }
 
-    /// Asks the kernel to end the request queued with `target` (one of them, if several are in flight). The request
-    /// still completes by itself, with its result or `ECANCELED`. Result of the asking: 0, `ENOENT` when it had
-    /// completed, `EALREADY` when it cannot be stopped any more.
+    /// Asks the kernel to end the request queued with `target` (one of them, if several are in
+    /// flight). The request still completes by itself, with its result or `ECANCELED`. Result of
+    /// the asking: 0, `ENOENT` when it had completed, `EALREADY` when it cannot be stopped any
+    /// more.
     #[must_use = "false: the ring is full and nothing was queued"]
     pub fn cancel(&mut self, target: u64, user_data: u64) -> bool {
         let in_flight = |slot: &Slot| slot.busy && slot.user_data == target;
@@ -321,8 +331,8 @@ impl Ring {
         settle(self.ring.submit())
     }
 
-    /// Hands all queued requests to the kernel and waits until a completion is there, a signal arrives or `timeout` has
-    /// passed. Without a time-out there must be a request in flight.
+    /// Hands all queued requests to the kernel and waits until a completion is there, a signal
+    /// arrives or `timeout` has passed. Without a time-out there must be a request in flight.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         assert!(timeout.is_some() || self.in_flight() > 0, "nothing to wait for");
         if !self.ring.completion().is_empty() {
@@ -338,8 +348,8 @@ impl Ring {
         })
     }
 
-    /// Appends the completions that are there to `into`, and gives their number. Each frees its request's memory and its
-    /// place in the ring.
+    /// Appends the completions that are there to `into`, and gives their number. Each frees its
+    /// request's memory and its place in the ring.
     pub fn completions(&mut self, into: &mut Vec<Completion>) -> usize {
         let before = into.len();
         for entry in self.ring.completion() {
@@ -351,7 +361,8 @@ impl Ring {
             self.free.push(index);
             let result = entry.result();
             let accepted = (slot.accept && result >= 0).then(|| {
-                // SAFETY: a successful accept has just given us this descriptor; nobody else knows it.
+                // SAFETY: a successful accept has just given us this descriptor; nobody else knows
+                // it.
                 unsafe { OwnedFd::from_raw_fd(result) }
             });
             into.push(Completion { user_data: slot.user_data, result, accepted });
@@ -374,8 +385,9 @@ impl Ring {
         };
         let entry = entry.user_data(u64::from(index));
         self.slots[index as usize] = Slot { busy: true, accept, user_data, segments };
-        // SAFETY: the memory that the entry names lives as long as the process (`Iovec`), or is held by the
-        // slot, boxed, until the completion (segments); files are named by number, which the kernel checks.
+        // SAFETY: the memory that the entry names lives as long as the process (`Iovec`), or is
+        // held by the slot, boxed, until the completion (segments); files are named by number,
+        // which the kernel checks.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("room was made in the submission queue");
         true
@@ -390,7 +402,8 @@ impl Ring {
         !self.ring.submission().is_full()
     }
 
-    /// The segments in a place that the kernel may read until the request completes; none when the ring is full.
+    /// The segments in a place that the kernel may read until the request completes; none when the
+    /// ring is full.
     fn hold(&mut self, segments: &[Iovec]) -> Option<Box<Segments>> {
         assert!(
             (1..=SEGMENTS_MAX).contains(&segments.len()),
@@ -424,6 +437,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        // Connections accepted meanwhile are closed with their completions.
+        self.completions(&mut Vec::new());
         // The kernel may not have read these yet: what is in flight keeps them for ever.
         for slot in &mut self.slots {
             std::mem::forget(slot.segments.take());
@@ -440,7 +455,8 @@ fn single(segment: &Iovec) -> (*mut u8, u32) {
     (segment.address() as *mut u8, length)
 }
 
-/// Being interrupted, out of time or short of resources for the moment are no errors: the caller's loop tries again.
+/// Being interrupted, out of time or short of resources for the moment are no errors: the caller's
+/// loop tries again.
 fn settle(result: io::Result<usize>) -> io::Result<()> {
     match result {
         Ok(_) => Ok(()),

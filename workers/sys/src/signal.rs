@@ -1,4 +1,5 @@
-//! Signals as something to read: blocked everywhere, taken from a descriptor where the main loop waits.
+//! Signals as something to read: blocked everywhere, taken from a descriptor where the main loop
+//! waits.
 
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -21,8 +22,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks SIGTERM, SIGINT and SIGHUP and ignores SIGPIPE. Call it before the first thread is made: threads inherit
-    /// the block, and a thread without it would be killed in our stead.
+    /// Blocks SIGTERM, SIGINT and SIGHUP and ignores SIGPIPE. Call it before the first thread is
+    /// made: threads inherit the block, and a thread without it would be killed in our stead.
     pub fn block() -> io::Result<Signals> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {

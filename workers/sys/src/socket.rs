@@ -1,4 +1,5 @@
-//! Listening and connecting on unix and TCP sockets, for the workers' rings and for threads of their own.
+//! Listening and connecting on unix and TCP sockets, for the workers' rings and for threads of
+//! their own.
 
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, getsockopt, listen,
@@ -95,8 +96,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens. A unix socket gets the permissions `mode` (the process's umask does not count), and takes the place of
-    /// one that nobody listens on any more. TCP port 0 picks a free port, see [`Listener::address`].
+    /// Listens. A unix socket gets the permissions `mode` (the process's umask does not count), and
+    /// takes the place of one that nobody listens on any more. TCP port 0 picks a free port, see
+    /// [`Listener::address`].
     pub fn listen(address: &Address, mode: u32) -> Result<Listener, SocketError> {
         match address {
             Address::Unix(path) => listen_unix(path, mode, address),
@@ -120,14 +122,14 @@ impl Listener {
         &self.address
     }
 
-    /// Whether [`Listener::accept`] returns at once. A ring accepts from either kind; from a blocking one only when
-    /// there is a connection.
+    /// Whether [`Listener::accept`] returns at once. A ring accepts from either kind; from a
+    /// blocking one only when there is a connection.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         set_nonblocking(&self.descriptor, nonblocking)
     }
 
-    /// The next connection, itself blocking; none when the listener is nonblocking and there is none, or when a
-    /// client has gone again meanwhile.
+    /// The next connection, itself blocking; none when the listener is nonblocking and there is
+    /// none, or when a client has gone again meanwhile.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         let accepted = match &self.address {
             Address::Unix(_) => UnixListener::from(self.descriptor.try_clone()?)
@@ -173,8 +175,8 @@ fn listen_unix(path: &Path, mode: u32, address: &Address) -> Result<Listener, So
     let descriptor = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
         .map_err(failed("socket", address))?;
     let name = UnixAddr::new(path).map_err(failed("the path", address))?;
-    // The path never has wider permissions than asked for, not even before the second change: it takes over
-    // those of the descriptor, less the umask.
+    // The path never has wider permissions than asked for, not even before the second change: it
+    // takes over those of the descriptor, less the umask.
     let permissions = nix::sys::stat::Mode::from_bits_truncate(mode);
     nix::sys::stat::fchmod(&descriptor, permissions).map_err(failed("fchmod", address))?;
     bind(descriptor.as_raw_fd(), &name).map_err(|errno| match errno {
@@ -314,8 +316,8 @@ pub fn set_no_delay(connection: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Ends a connection in both directions: requests on it complete, and the peer sees its end. The descriptor stays
-/// until it is dropped.
+/// Ends a connection in both directions: requests on it complete, and the peer sees its end. The
+/// descriptor stays until it is dropped.
 pub fn shutdown(connection: &impl AsFd) -> io::Result<()> {
     match nix::sys::socket::shutdown(connection.as_fd().as_raw_fd(), Shutdown::Both) {
         Ok(()) | Err(nix::Error::ENOTCONN) => Ok(()),
