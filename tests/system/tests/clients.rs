@@ -321,7 +321,7 @@ fn fio_verifies_what_it_wrote() {
             "--numjobs=4",
             "--size=16M",
             "--offset_increment=64M",
-            "--fdatasync=64",
+            "--fsync=64",
         ],
     ];
     for job in jobs {

@@ -145,13 +145,15 @@ fn a_killed_array_has_no_problem_that_an_offline_check_could_find() {
 
 #[test]
 fn durable_writes_need_no_staging_region() {
-    let mut world = World::serving_with(&["--toughness", "durable"]);
-    let round = Round { mode: "randwrite", kills_in_recovery: 0, ..Round::new(4000) };
-    kill_under_load(&mut world, &round);
-    // As after a reboot: whatever lay in memory is gone.
-    for entry in std::fs::read_dir(world.staging()).expect("it exists") {
-        std::fs::remove_file(entry.expect("it is readable").path()).expect("it is a file");
+    for (number, toughness, fua) in [(4000, "durable", false), (4001, "atomic", true)] {
+        let mut world = World::serving_with(&["--toughness", toughness]);
+        let round = Round { mode: "randwrite", fua, kills_in_recovery: 0, ..Round::new(number) };
+        kill_under_load(&mut world, &round);
+        // As after a reboot: whatever lay in memory is gone.
+        for entry in std::fs::read_dir(world.staging()).expect("it exists") {
+            std::fs::remove_file(entry.expect("it is readable").path()).expect("it is a file");
+        }
+        world.start();
+        verify(&world, &round.state(&world));
     }
-    world.start();
-    verify(&world, &round.state(&world));
 }
