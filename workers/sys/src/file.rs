@@ -151,7 +151,7 @@ pub struct SliceFile {
 impl SliceFile {
     /// Opens and locks a slice: exclusively for writing, shared for reading only. Block devices are
     /// opened exclusively for writing too (O_EXCL), which mounts and other arrays prevent. Waits
-    /// for the lock until `lock_timeout` has passed.
+    /// for both until `lock_timeout` has passed.
     pub fn open(
         path: &Path,
         read_only: bool,

@@ -132,20 +132,25 @@ impl Ring {
             (1..=COMPLETIONS_MAX).contains(&in_flight_max),
             "{in_flight_max} requests in flight"
         );
+        match Ring::with_setup(in_flight_max, true) {
+            Err(RingError::Io(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                Ring::with_setup(in_flight_max, false)
+            }
+            made => made,
+        }
+    }
+
+    /// `deferred`: with what Linux 6.1 brought.
+    fn with_setup(in_flight_max: u32, deferred: bool) -> Result<Ring, RingError> {
         let completions = in_flight_max.next_power_of_two();
         let submissions = completions.min(SUBMISSIONS_MAX);
-        let mut modern = IoUring::builder();
-        modern.dontfork().setup_cqsize(completions).setup_submit_all();
-        modern.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-        let mut plain = IoUring::builder();
-        plain.dontfork().setup_cqsize(completions);
-        let built = modern.build(submissions).map(|ring| (ring, true));
-        let (ring, deferred) = match built {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                plain.build(submissions).map(|ring| (ring, false)).map_err(setup_error)?
-            }
-            built => built.map_err(setup_error)?,
-        };
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_cqsize(completions);
+        if deferred {
+            builder.setup_submit_all().setup_single_issuer();
+            builder.setup_defer_taskrun().setup_taskrun_flag();
+        }
+        let ring = builder.build(submissions).map_err(setup_error)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(RingError::Unsupported { feature: "waiting with a time-out" });
         }

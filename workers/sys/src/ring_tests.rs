@@ -71,6 +71,14 @@ fn files_unregistered_and_registered() {
 }
 
 #[test]
+fn an_older_kernels_ring_does_the_same() {
+    let mut ring = Ring::with_setup(8, false).expect("ring");
+    assert!(!ring.is_deferred());
+    let arena = Arena::private(4096, 16).expect("arena");
+    write_and_read_back(&mut ring, &arena, &Scratch::new());
+}
+
+#[test]
 fn a_staging_arena_can_be_registered() {
     let scratch = Scratch::on_tmpfs();
     let arena = Arena::staging(&scratch.path("region"), 4096, 16).expect("arena");
@@ -167,6 +175,28 @@ fn sockets() {
     crate::socket::shutdown(&client).unwrap();
     assert!(ring.send(server.as_raw_fd(), &[arena.iovec(0, 0, 10)], 8));
     assert_eq!(results(&mut ring, 2), [(7, 0), (8, -libc::EPIPE)], "and no SIGPIPE");
+}
+
+#[test]
+fn a_send_beyond_the_sockets_buffer_completes_whole() {
+    const SIZE: usize = 4 << 20;
+    let mut ring = Ring::new(4).expect("ring");
+    let mut from = Buffer::new(SIZE).expect("buffer");
+    for (index, byte) in from.bytes_mut().iter_mut().enumerate() {
+        *byte = (index / 5) as u8;
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let pieces = |buffer: &Buffer, length: usize| -> Vec<Iovec> {
+        (0..SIZE / length).map(|piece| buffer.iovec(piece * length, length)).collect()
+    };
+    for length in [SIZE, SIZE / SEGMENTS_MAX] {
+        let into = Buffer::new(SIZE).expect("buffer");
+        assert!(ring.send(ours.as_raw_fd(), &pieces(&from, length), 1));
+        ring.submit().unwrap();
+        assert!(ring.recv(theirs.as_raw_fd(), &pieces(&into, length), true, 2));
+        assert_eq!(results(&mut ring, 2), [(1, SIZE as i32), (2, SIZE as i32)]);
+        assert!(from.bytes() == into.bytes());
+    }
 }
 
 #[test]
