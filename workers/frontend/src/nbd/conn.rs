@@ -279,9 +279,6 @@ impl Connection {
 
     /// Says that `bytes` bytes came into the room that [`ReceiveSpace::Payload`] named.
     pub fn received_payload(&mut self, bytes: usize) {
-        if self.dropped {
-            return;
-        }
         let Phase::Payload { length, ref mut taken, .. } = self.phase else {
             panic!("no payload is being received");
         };

@@ -510,6 +510,31 @@ fn replies_are_gathered_and_a_client_that_never_reads_is_heard_no_further() {
 }
 
 #[test]
+fn options_are_answered_no_faster_than_their_answers_are_read() {
+    let limits = Limits { requests_max: 1, ..Limits::default() };
+    let mut connection = Connection::new(exports(), limits);
+    let mut script = Script::new(BOTH);
+    for _ in 0..OPTIONS_MAX {
+        script.option(OPT_INFO, &info_data(b"", &[INFO_NAME, INFO_DESCRIPTION]));
+    }
+    let (mut fed, mut sent, mut rounds) = (0, 0, 0);
+    loop {
+        fed += feed(&mut connection, &script.bytes[fed..]);
+        assert_eq!(connection.next_event(), None);
+        let now = send_all(&mut connection);
+        assert!(now < 2048);
+        sent += now;
+        rounds += 1;
+        if now == 0 {
+            break;
+        }
+    }
+    assert!(rounds > 10);
+    let bytes = (sent - GREETING_BYTES) / OPTIONS_MAX as usize;
+    assert_eq!(bytes, 32 + 27 + 33 + 34 + 20);
+}
+
+#[test]
 fn a_write_refused_by_the_server_is_skipped_and_answered() {
     let mut connection = connection();
     let mut script = transmission(false);

@@ -43,8 +43,16 @@ struct Room {
 /// A receive in flight.
 #[derive(Clone, Copy, Debug)]
 enum Receive {
-    Stream { length: usize },
-    Payload { slot: Slot, at: usize, length: usize },
+    /// With the address of the space, which must not move.
+    Stream {
+        length: usize,
+        address: usize,
+    },
+    Payload {
+        slot: Slot,
+        at: usize,
+        length: usize,
+    },
 }
 
 /// A server, its socket, and its client's bytes.
@@ -290,7 +298,10 @@ impl Driver {
         }
         self.receive = match self.connection.receive_space() {
             ReceiveSpace::Nothing => None,
-            ReceiveSpace::Stream(space) => Some(Receive::Stream { length: space.len() }),
+            ReceiveSpace::Stream(space) => {
+                let address = space.as_ptr().addr();
+                Some(Receive::Stream { length: space.len(), address })
+            }
             ReceiveSpace::Payload { slot, at, length } => {
                 Some(Receive::Payload { slot, at, length })
             }
@@ -302,7 +313,7 @@ impl Driver {
         let Some(receive) = self.receive.take() else {
             return false;
         };
-        let (Receive::Stream { length } | Receive::Payload { length, .. }) = receive;
+        let (Receive::Stream { length, .. } | Receive::Payload { length, .. }) = receive;
         let mut bytes = length.min(self.input.len() - self.input_at);
         if bytes == 0 {
             self.connection.end_of_stream();
@@ -319,8 +330,11 @@ impl Driver {
         let piece = self.input[self.input_at..self.input_at + bytes].to_vec();
         self.input_at += bytes;
         match receive {
-            Receive::Stream { .. } => {
-                self.connection.stream_space()[..bytes].copy_from_slice(&piece);
+            Receive::Stream { length, address } => {
+                let space = self.connection.stream_space();
+                let now = (space.as_ptr().addr(), space.len());
+                assert_eq!(now, (address, length), "the space moved under a receive");
+                space[..bytes].copy_from_slice(&piece);
                 self.connection.received_stream(bytes);
             }
             Receive::Payload { slot, at, .. } => {

@@ -1,8 +1,8 @@
 //! Attacks a [`super::Connection`] with random, mutated and truncated sessions.
 //!
-//! Everything follows from a seed. [`script`] writes what a client sends, [`driver`] plays a
+//! Everything follows from a seed. `script` writes what a client sends, `driver` plays a
 //! server that receives, grants, answers and sends at random moments and checks what it is told,
-//! and [`check`] reads the output as the client would.
+//! and `check` reads the output as the client would.
 //!
 //! Checked in every session: no panic; each request lies within the export and its slot was free;
 //! payload arrives in order and whole; each request is released exactly once, never before it was
