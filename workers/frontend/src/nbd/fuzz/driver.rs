@@ -239,8 +239,11 @@ impl Driver {
         assert!(room.stage == Stage::Answered || self.is_closed, "released too early");
         assert_ne!(room.stage, Stage::Submitted, "the server still works on it");
         self.slots.retain(|held| *held != slot);
-        let sending = |(segment, _): &(Segment, Vec<u8>)| matches!(segment, Segment::Payload { slot: sent, .. } if *sent == slot);
-        assert!(!self.send.iter().any(sending), "its data are being sent");
+        let sends = |segment: &Segment| match segment {
+            Segment::Payload { slot: sent, .. } => *sent == slot,
+            Segment::Bytes { .. } => false,
+        };
+        assert!(!self.send.iter().any(|(segment, _)| sends(segment)), "its data are being sent");
         let received = matches!(self.receive, Some(Receive::Payload { slot: s, .. }) if s == slot);
         assert!(!received, "its payload is being received");
     }
