@@ -59,9 +59,7 @@ impl std::fmt::Display for GeometryError {
             Self::ChunkSize => {
                 "the chunk size must be a power of two, at least one block and at most 4M"
             }
-            Self::JournalSize => {
-                "the journal must be at least 512K and at most half of the slice"
-            }
+            Self::JournalSize => "the journal must be at least 512K and at most half of the slice",
             Self::TooSmall => "the slices are too small to hold a single chunk",
             Self::Inconsistent => "the numbers of the superblock contradict one another",
         })

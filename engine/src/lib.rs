@@ -10,4 +10,7 @@ pub mod format;
 pub mod geometry;
 pub mod iom;
 pub mod kernel;
+pub mod map;
+pub mod node;
 pub mod port;
+pub mod slots;

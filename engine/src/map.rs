@@ -59,14 +59,19 @@ impl BlockMap {
         dirty.filter(move |(_, since)| **since < group).map(|(page, _)| page as u32)
     }
 
-    /// The page as it is to be written now, with a new version. It counts as written from here on.
+    /// The page as it is to be written now. It counts as written from here on.
     pub fn write_out(&mut self, page: u32) -> MapPage {
+        self.dirty_since[page as usize] = CLEAN;
+        self.image(page)
+    }
+
+    /// The page as it is now, with a new version.
+    pub fn image(&mut self, page: u32) -> MapPage {
         let mut image = MapPage::empty(page);
         let first = (page * PAGE_ROWS) as usize;
         let count = (self.entries.len() - first).min(PAGE_ROWS as usize);
         image.entries[..count].copy_from_slice(&self.entries[first..first + count]);
         self.versions[page as usize] += 1;
-        self.dirty_since[page as usize] = CLEAN;
         image.version = self.versions[page as usize];
         image
     }

@@ -112,8 +112,7 @@ mod tests {
     #[test]
     fn comes_back_and_knows_its_place() {
         let held = Membership { epoch: 9, members: 31, region: 77 };
-        let a =
-            Anchor { version: 5, tail: 10, tail_position: 40, settled: 12, held, clean: true };
+        let a = Anchor { version: 5, tail: 10, tail_position: 40, settled: 12, held, clean: true };
         let bytes = a.encode(1, 2);
         assert_eq!(Anchor::decode(&bytes, 1, 2), Ok(a));
         assert_eq!(Anchor::decode(&bytes, 1, 3), Err(FormatError::Misplaced));

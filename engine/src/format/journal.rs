@@ -198,7 +198,8 @@ pub fn encode(
 /// Whether `record` is what the `i`th of a run that begins with `first` must be.
 fn continues(first: &Record, i: usize, record: &Record) -> bool {
     let step = i as u32;
-    let slot = if first.new.is_empty() { Entry::NO_SLOT } else { first.new.slot.wrapping_add(step) };
+    let slot =
+        if first.new.is_empty() { Entry::NO_SLOT } else { first.new.slot.wrapping_add(step) };
     i < usize::from(u16::MAX)
         && record.row == first.row.wrapping_add(step)
         && record.generation.epoch == first.generation.epoch
@@ -372,11 +373,7 @@ mod tests {
         Record {
             row,
             generation: Generation { epoch: 3, counter },
-            old: if row.is_multiple_of(2) {
-                Entry::EMPTY
-            } else {
-                Entry { slot: row, sum: !row }
-            },
+            old: if row.is_multiple_of(2) { Entry::EMPTY } else { Entry { slot: row, sum: !row } },
             new: Entry { slot, sum: row * 7 },
             participants: 0b101,
         }

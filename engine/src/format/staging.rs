@@ -163,14 +163,7 @@ mod tests {
 
     #[test]
     fn records_come_back_and_torn_ones_say_nothing_or_are_refused() {
-        let s = Staged {
-            sequence: 5,
-            slice: 2,
-            row: 77,
-            first: 512,
-            last: 1024,
-            zeros: false,
-        };
+        let s = Staged { sequence: 5, slice: 2, row: 77, first: 512, last: 1024, zeros: false };
         let bytes = s.encode();
         assert_eq!(Staged::decode(&bytes), Ok(Some(s)));
         let mut unwritten = bytes;

@@ -17,7 +17,8 @@ pub enum Content {
     Lost,
 }
 
-/// A message; `row` is common to all that concern a row.
+/// A message. `row` is the row that it concerns, `generation` the row's open one.
+#[allow(missing_docs, reason = "the fields are explained with the variants")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message {
     /// D to P: writes wait for the row's next generation, and all that they need here is reserved (P2.6, J2).
@@ -46,11 +47,10 @@ pub enum Message {
         values: bool,
         content: Content,
     },
-    /// P to D: the input has been folded in and is not needed any more (P2.9, P3.4).
-    Took { row: u32, generation: Generation },
     /// D to P: this side is durable, by this group of D's journal (P2.13).
     Landed { row: u32, generation: Generation, group: u64 },
-    /// P to D: all sides are durable; P's by this group of its journal (P2.14, P3.13).
+    /// P to D: all sides are durable; P's by this group of its journal (P2.14, P3.13). Says also that the input is not
+    /// needed any more (P2.9, P3.4): buffers belong to the generation as a whole.
     Settled { row: u32, generation: Generation, group: u64 },
     /// P to D: read your settled block into this page of mine.
     Fetch { row: u32, page: Page },

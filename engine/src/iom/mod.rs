@@ -1,3 +1,386 @@
 //! An I/O manager: the routine that owns one slice, its journal and its block map.
+//!
+//! One manager plays two parts. For rows whose data block is on its slice it is the data manager (`data.rs`,
+//! `read.rs`); for rows whose parity is there it is the parity manager (`parity.rs`, `repair.rs`). Both parts write
+//! through one journal (`log.rs`), which checkpoints keep short (`checkpoint.rs`).
 
+pub(crate) mod checkpoint;
+pub(crate) mod data;
+pub(crate) mod log;
 pub mod message;
+pub(crate) mod parity;
+pub(crate) mod read;
+pub(crate) mod repair;
+pub(crate) mod table;
+
+use crate::canary::Canary;
+use crate::format::{Entry, Membership};
+use crate::geometry::{Geometry, SLICES_MAX};
+use crate::kernel;
+use crate::map::BlockMap;
+use crate::port::{DiskResult, Extent, Failure, Notice, Page, Port, SliceFault, SliceIndex, Token};
+use crate::slots::Slots;
+use checkpoint::Checkpoint;
+use data::DataSide;
+use log::Log;
+use message::Message;
+use parity::ParitySide;
+use read::ReadSide;
+use std::collections::VecDeque;
+
+/// What all I/O managers of an array know.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The array's tag ([`crate::format::superblock::Superblock::array_tag`]).
+    pub array: u64,
+    /// Its shape.
+    pub geometry: Geometry,
+    /// The membership in force.
+    pub held: Membership,
+    /// Writes can be staged in memory that outlives the process; without it every write acts as `durable`.
+    pub staging: bool,
+    /// How long a write that nobody waits for may wait for company in its row, in nanoseconds.
+    pub destage_delay_ns: u64,
+    /// Slices that need a flush, as a mask.
+    pub volatile_cache: u16,
+    /// A rule to break; only the simulator sets one.
+    pub canary: Option<Canary>,
+}
+
+impl Config {
+    pub(crate) fn broken(&self, canary: Canary) -> bool {
+        self.canary == Some(canary)
+    }
+
+    /// The seed of the checksum of a block (I8).
+    pub(crate) fn seed(&self, slice: SliceIndex, row: u32) -> u64 {
+        if self.broken(Canary::UnseededChecksum) {
+            return 0;
+        }
+        kernel::seed(self.array, slice, row)
+    }
+}
+
+/// Bounds of one I/O manager, all derived from the geometry; nothing grows beyond them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Most generations that it takes part in as data manager, and as many again as parity manager. Together they
+    /// can hold no more than the spare slots, and no more than a quarter of the journal: neither ever runs out.
+    pub generations_max: u32,
+    /// Most blocks being rebuilt at once.
+    pub repairs_max: u32,
+    /// Journal room kept for memberships, in units (J14).
+    pub reserve_units: u32,
+    /// Longest ordinary group, in units.
+    pub group_units_max: u32,
+}
+
+/// Groups in flight on one slice (J4).
+pub(crate) const GROUPS_MAX: usize = 2;
+/// Map pages being written at once.
+pub(crate) const IMAGES_MAX: u32 = 16;
+
+impl Limits {
+    /// The bounds for an array of this shape.
+    #[must_use]
+    pub fn of(g: &Geometry) -> Self {
+        let memory = (4 << 20) / g.block_bytes;
+        let share = 2048 / u32::from(g.slices);
+        let room = (g.spare() / 4).min(g.journal_units / 8);
+        let generations_max = room.min(memory).min(share).clamp(1, 256);
+        let doubt = (generations_max * u32::from(g.slices)) as usize;
+        Self {
+            generations_max,
+            repairs_max: 4,
+            reserve_units: 2 * crate::format::journal::units_max(doubt, Some(2 * doubt)),
+            group_units_max: crate::format::journal::units_max(2 * generations_max as usize, None),
+        }
+    }
+
+    /// Arena pages that belong to one I/O manager.
+    #[must_use]
+    pub fn pages(&self, g: &Geometry) -> u32 {
+        let group = (self.group_units_max * 4096).div_ceil(g.block_bytes);
+        4 * self.generations_max + 2 * self.repairs_max + GROUPS_MAX as u32 * group + IMAGES_MAX
+    }
+}
+
+/// A slice as recovery leaves it: what its I/O manager starts from. Its journal is empty.
+#[derive(Debug)]
+pub struct SliceStart {
+    /// Which slice.
+    pub slice: SliceIndex,
+    /// Its settled map.
+    pub map: BlockMap,
+    /// The next journal group's number.
+    pub sequence: u64,
+    /// Where it goes, in units.
+    pub position: u64,
+    /// Version of the anchor on disk.
+    pub anchor_version: u64,
+}
+
+/// What an I/O manager has done since it started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Blocks read for clients, from disk or memory.
+    pub blocks_read: u64,
+    /// Blocks of writes and discards admitted.
+    pub blocks_written: u64,
+    /// Generations in which this slice had the parity.
+    pub generations: u64,
+    /// Those of them that covered their row whole and needed no read.
+    pub whole_rows: u64,
+    /// Block writes that shared a generation's block with a later one.
+    pub coalesced: u64,
+    /// Journal groups written.
+    pub groups: u64,
+    /// Checkpoints completed.
+    pub checkpoints: u64,
+    /// Blocks rebuilt from their row.
+    pub repaired: u64,
+    /// Blocks found lost.
+    pub lost: u64,
+    /// Times that a write had to wait for room.
+    pub throttled: u64,
+    /// Times that the journal wrapped around.
+    pub wraps: u64,
+}
+
+/// The kinds of disk operations, in the upper byte of their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    /// A client's read: number of the run in `ReadSide`.
+    Read = 1,
+    /// A data generation's old block: the row.
+    Old,
+    /// A parity generation's old block: the row.
+    OldParity,
+    /// A block for another manager: the page.
+    Fetch,
+    /// Own parity for a repair: the row.
+    RepairOwn,
+    /// A rebuilt block going back to its place: the row.
+    Rewrite,
+    /// A write of a group: its buffer and the index of the operation.
+    Group,
+    /// The flush of a group: its buffer.
+    GroupFlush,
+    /// A write of a checkpoint.
+    Image,
+    /// The flush of a checkpoint's step.
+    ImageFlush,
+}
+
+impl Op {
+    pub(crate) fn number(self, rest: u64) -> u64 {
+        (self as u64) << 56 | rest
+    }
+
+    fn of(number: u64) -> (Self, u64) {
+        let kinds = [
+            Self::Read,
+            Self::Old,
+            Self::OldParity,
+            Self::Fetch,
+            Self::RepairOwn,
+            Self::Rewrite,
+            Self::Group,
+            Self::GroupFlush,
+            Self::Image,
+            Self::ImageFlush,
+        ];
+        let kind = kinds.into_iter().find(|k| *k as u64 == number >> 56);
+        (kind.expect("an operation of ours"), number & ((1 << 56) - 1))
+    }
+}
+
+/// The I/O manager of one slice.
+#[derive(Debug)]
+pub struct Iom {
+    pub(crate) config: Config,
+    pub(crate) slice: SliceIndex,
+    pub(crate) map: BlockMap,
+    pub(crate) slots: Slots,
+    pub(crate) data: DataSide,
+    pub(crate) reads: ReadSide,
+    pub(crate) parity: ParitySide,
+    pub(crate) log: Log,
+    pub(crate) checkpoint: Checkpoint,
+    /// What the others' durable anchors call settled, by slice.
+    pub(crate) anchored: [u64; SLICES_MAX],
+    /// Messages to be delivered, in order.
+    pub(crate) out: VecDeque<(SliceIndex, Message)>,
+    pub(crate) stopped: bool,
+    pub(crate) stats: Stats,
+}
+
+impl Iom {
+    /// The I/O manager of the slice that `start` describes; its arena pages begin at `first_page`.
+    #[must_use]
+    pub fn new(config: Config, start: SliceStart, first_page: Page) -> Self {
+        let (g, limits) = (config.geometry, Limits::of(&config.geometry));
+        let mut slots = Slots::new(g.slots);
+        for entry in start.map.entries().iter().filter(|e| !e.is_empty()) {
+            assert!(slots.occupy(entry.slot), "recovery leaves no slot to two rows");
+        }
+        let mut next = first_page;
+        let mut pages = |count: u32| {
+            next += count;
+            next - count..next
+        };
+        let n = limits.generations_max;
+        let data = DataSide::new(&limits, pages(2 * n).collect());
+        let repairs = pages(2 * limits.repairs_max).collect();
+        let parity = ParitySide::new(&limits, config.held.epoch, pages(2 * n).collect(), repairs);
+        let group_pages = (limits.group_units_max * 4096).div_ceil(g.block_bytes);
+        let log = Log::new(&config, &limits, &start, pages(GROUPS_MAX as u32 * group_pages).start);
+        let checkpoint = Checkpoint::new(start.anchor_version, pages(IMAGES_MAX).start);
+        Self {
+            config,
+            slice: start.slice,
+            map: start.map,
+            slots,
+            data,
+            reads: ReadSide::default(),
+            parity,
+            log,
+            checkpoint,
+            anchored: [0; SLICES_MAX],
+            out: VecDeque::with_capacity(1024),
+            stopped: false,
+            stats: Stats::default(),
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: SliceIndex, message: Message) {
+        self.out.push_back((to, message));
+    }
+
+    pub(crate) fn broadcast(&mut self, message: Message) {
+        let own = self.slice;
+        for to in (0..self.config.geometry.slices).filter(|to| *to != own) {
+            self.send(to, message);
+        }
+    }
+
+    /// A message from the I/O manager of slice `from`.
+    pub fn message<P: Port>(&mut self, port: &mut P, now_ns: u64, from: u8, message: Message) {
+        if self.stopped {
+            return;
+        }
+        match message {
+            Message::Want { row, urgent, whole } => self.wanted(now_ns, row, from, urgent, whole),
+            Message::Hurry { row } => self.hurried(row),
+            Message::Open { row, generation, values, .. } => {
+                self.opened(port, row, generation, values);
+            }
+            Message::Input { row, generation, values, content } => {
+                self.input(port, row, from, generation, values, content);
+            }
+            Message::Landed { row, generation, group } => {
+                self.side_landed(port, now_ns, row, from, generation, group);
+            }
+            Message::Settled { row, generation, group } => {
+                self.settled(port, row, from, generation, group);
+            }
+            Message::Fetch { row, page } => self.fetch(port, row, from, page),
+            Message::Fetched { row, page, content } => self.fetched(port, row, page, content),
+            Message::Repair { row } => self.repair_wanted(port, row, from),
+            Message::Rebuilt { row, content } => self.rebuilt(port, row, from, content),
+            Message::Repaired { row } => self.repaired(port, now_ns, row),
+            Message::Anchored { settled } => self.anchored[usize::from(from)] = settled,
+            Message::AnchorWanted => self.checkpoint.wanted = true,
+            Message::Stop => self.stop(port),
+        }
+    }
+
+    /// A disk operation has ended.
+    pub fn completed<P: Port>(&mut self, port: &mut P, now_ns: u64, op: u64, result: DiskResult) {
+        let (kind, rest) = Op::of(op);
+        if kind == Op::Read {
+            return self.read_completed(port, rest as usize, result);
+        }
+        if self.stopped {
+            return;
+        }
+        let row = rest as u32;
+        match kind {
+            Op::Read => {}
+            Op::Old => self.old_read(port, row, result),
+            Op::OldParity => self.old_parity_read(port, row, result),
+            Op::Fetch => self.fetch_read(port, rest as Page, result),
+            Op::RepairOwn => self.repair_own_read(port, row, result),
+            Op::Rewrite => self.rewritten(row),
+            Op::Group => self.group_written(port, now_ns, rest, result),
+            Op::GroupFlush => self.group_flushed(port, now_ns, rest as usize, result),
+            Op::Image => self.image_written(port, rest, result),
+            Op::ImageFlush => self.image_flushed(port, result),
+        }
+    }
+
+    /// After a batch of events: opens generations, emits groups and merged reads, checkpoints when it is time.
+    pub fn poll<P: Port>(&mut self, port: &mut P, now_ns: u64) {
+        self.submit_reads(port);
+        if self.stopped {
+            return;
+        }
+        self.unstarve();
+        self.open_ready(port, now_ns);
+        self.emit_group(port, now_ns);
+        self.poll_checkpoint(port);
+    }
+
+    /// Whether [`Iom::poll`] must be called by this time even if nothing happens.
+    #[must_use]
+    pub fn wakeup_ns(&self) -> Option<u64> {
+        if self.stopped { None } else { self.parity.deadline_ns() }
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { wraps: self.log.wraps, ..self.stats }
+    }
+
+    /// A slice has failed: from now on nothing is written and nothing acknowledged (P11).
+    pub fn stop<P: Port>(&mut self, port: &mut P) {
+        if !self.stopped {
+            self.stopped = true;
+            self.fail_writes(port);
+            self.fail_repair_waiters(port);
+        }
+    }
+
+    pub(crate) fn fail_slice<P: Port>(&mut self, port: &mut P, why: SliceFault) {
+        port.notice(self.slice, Notice::SliceFailed { why });
+        self.broadcast(Message::Stop);
+        self.stop(port);
+    }
+
+    /// Whether the block in `page` is what the entry of `row` says.
+    pub(crate) fn matches<P: Port>(
+        &self,
+        port: &mut P,
+        row: u32,
+        entry: Entry,
+        page: Page,
+    ) -> bool {
+        self.config.broken(Canary::TrustReads)
+            || port.checksum(page, self.config.seed(self.slice, row)) == entry.sum
+    }
+
+    pub(crate) fn read_slot<P: Port>(&self, port: &mut P, op: u64, entry: Entry, page: Page) {
+        let g = &self.config.geometry;
+        let extent = Extent { page, bytes: g.block_bytes };
+        port.read(self.slice, op, g.slot_offset(entry.slot), &[extent]);
+    }
+
+    /// Starts waiting until everything admitted so far has settled; answers with [`Port::flushed`].
+    pub fn flush<P: Port>(&mut self, port: &mut P, token: Token) {
+        if self.stopped {
+            return port.flushed(self.slice, token, Err(Failure::Stopped));
+        }
+        self.start_flush(port, token);
+    }
+}

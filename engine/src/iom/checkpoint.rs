@@ -1,0 +1,258 @@
+//! Checkpoints: map pages and the anchor go to disk, and the journal's tail moves up behind them (J12, J13).
+//!
+//! ```text
+//! Idle -> first copies of the dirty pages | flush | second copies, first anchor | flush | second anchor | flush -> Idle
+//! ```
+//!
+//! Both copies of a page are brought up to date, not alternately: then a copy that rots, or a write that the disk only
+//! pretended to do, is covered by the other (decisions/0004).
+
+use super::{IMAGES_MAX, Iom, Op};
+use crate::canary::Canary;
+use crate::format::anchor::Anchor;
+use crate::geometry::SECTOR_BYTES;
+use crate::iom::message::Message;
+use crate::port::{DiskResult, Extent, Notice, Page, Port, SliceFault};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Idle,
+    FirstCopies,
+    FirstFlush,
+    SecondCopies,
+    SecondFlush,
+    SecondAnchor,
+    LastFlush,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Image {
+    busy: bool,
+    again: bool,
+    offset: u64,
+}
+
+/// The state of checkpointing.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    step: Step,
+    version: u64,
+    first_page: Page,
+    images: [Image; IMAGES_MAX as usize],
+    in_flight: u32,
+    pages: Vec<u32>,
+    next: usize,
+    anchor_sent: bool,
+    target: Anchor,
+    /// What the durable anchor says.
+    settled: u64,
+    /// Somebody's journal waits for this slice's anchor.
+    pub(crate) wanted: bool,
+    /// Slices that were asked for theirs, and what it said then.
+    asked: Option<(u8, u64)>,
+    closing: bool,
+    pub(crate) clean: bool,
+}
+
+impl Checkpoint {
+    pub(crate) fn new(version: u64, first_page: Page) -> Self {
+        Self {
+            step: Step::Idle,
+            version,
+            first_page,
+            images: Default::default(),
+            in_flight: 0,
+            pages: Vec::with_capacity(1024),
+            next: 0,
+            anchor_sent: false,
+            target: Anchor::default(),
+            settled: 0,
+            wanted: false,
+            asked: None,
+            closing: false,
+            clean: false,
+        }
+    }
+}
+
+impl Iom {
+    /// Settles, checkpoints and then leaves the slice clean.
+    pub fn shut_down(&mut self) {
+        self.checkpoint.closing = true;
+        self.hurry_all();
+        self.hurry_parity_side();
+    }
+
+    /// Whether the slice has been left clean.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.checkpoint.clean
+    }
+
+    /// Starts a checkpoint when the journal has become long, when somebody waits for the anchor, or at the end.
+    pub(crate) fn poll_checkpoint<P: Port>(&mut self, port: &mut P) {
+        if self.checkpoint.step != Step::Idle || self.checkpoint.clean {
+            return;
+        }
+        let alone = self.config.broken(Canary::TailAlone);
+        let blocking = self.log.advance_ready(&self.anchored, alone);
+        let (used, units) = (self.log.used_units(), self.log.units());
+        let gain = self.log.position_of(self.log.ready) - self.log.position_of(self.log.tail);
+        let ahead = self.log.settled > self.checkpoint.settled;
+        let closing = self.checkpoint.closing && self.is_settled();
+        let long = used * 2 > units;
+        let due = (long && gain * 16 >= units) || (used * 4 > units * 3 && gain > 0);
+        let wanted = self.checkpoint.wanted && ahead;
+        if closing && self.log.tail == self.log.sequence {
+            return self.start_checkpoint(port, true);
+        }
+        if due || wanted || (closing && (gain > 0 || ahead)) {
+            return self.start_checkpoint(port, false);
+        }
+        if let Some(slice) = blocking.filter(|_| long || closing) {
+            let asked = Some((slice, self.anchored[usize::from(slice)]));
+            if self.checkpoint.asked != asked {
+                self.checkpoint.asked = asked;
+                self.send(slice, Message::AnchorWanted);
+            }
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let sides = self.data.is_settled() && self.parity.is_settled();
+        sides && self.reads.is_idle() && self.log.is_quiet()
+    }
+
+    fn start_checkpoint<P: Port>(&mut self, port: &mut P, clean: bool) {
+        let tail = self.log.ready;
+        let c = &mut self.checkpoint;
+        c.version += 1;
+        c.wanted = false;
+        c.target = Anchor {
+            version: c.version,
+            tail,
+            tail_position: self.log.position_of(tail),
+            settled: self.log.settled,
+            held: self.config.held,
+            clean,
+        };
+        c.pages.clear();
+        if !self.config.broken(Canary::TailBeforePage) {
+            c.pages.extend(self.map.dirty_before(tail));
+        }
+        (c.next, c.step) = (0, Step::FirstCopies);
+        self.advance_checkpoint(port);
+    }
+
+    fn free_image(&self) -> Option<usize> {
+        self.checkpoint.images.iter().position(|image| !image.busy)
+    }
+
+    fn write_image<P: Port>(&mut self, port: &mut P, at: usize, offset: u64, bytes: &[u8]) {
+        let page = self.checkpoint.first_page + at as u32;
+        port.fill(page, bytes);
+        self.checkpoint.images[at] = Image { busy: true, again: false, offset };
+        self.checkpoint.in_flight += 1;
+        let extents = [Extent { page, bytes: SECTOR_BYTES as u32 }];
+        port.write(self.slice, Op::Image.number(at as u64), offset, &extents, false);
+    }
+
+    /// Sends page images while there are buffers.
+    fn send_pages<P: Port>(&mut self, port: &mut P, copy: u8) {
+        while self.checkpoint.next < self.checkpoint.pages.len() {
+            let Some(at) = self.free_image() else { return };
+            let page = self.checkpoint.pages[self.checkpoint.next];
+            self.checkpoint.next += 1;
+            // Only the first copy makes the page clean: what changes between the two must reach both.
+            let image = if copy == 0 { self.map.write_out(page) } else { self.map.image(page) };
+            let bytes = image.encode(self.config.array, self.slice);
+            self.write_image(port, at, self.config.geometry.map_offset(page, copy), &bytes);
+        }
+    }
+
+    fn send_anchor<P: Port>(&mut self, port: &mut P, copy: u8) {
+        let Some(at) = self.free_image() else { return };
+        self.checkpoint.anchor_sent = true;
+        let bytes = self.checkpoint.target.encode(self.config.array, self.slice);
+        self.write_image(port, at, self.config.geometry.anchor_offset(copy), &bytes);
+    }
+
+    /// Does what the step allows, and goes to the next when all of it has been written.
+    fn advance_checkpoint<P: Port>(&mut self, port: &mut P) {
+        match self.checkpoint.step {
+            Step::FirstCopies => self.send_pages(port, 0),
+            Step::SecondCopies => {
+                self.send_pages(port, 1);
+                if !self.checkpoint.anchor_sent {
+                    self.send_anchor(port, 0);
+                }
+            }
+            Step::SecondAnchor if !self.checkpoint.anchor_sent => self.send_anchor(port, 1),
+            _ => {}
+        }
+        let c = &self.checkpoint;
+        if c.in_flight > 0 || c.next < c.pages.len() {
+            return;
+        }
+        let next = match c.step {
+            Step::FirstCopies => Step::FirstFlush,
+            Step::SecondCopies if c.anchor_sent => Step::SecondFlush,
+            Step::SecondAnchor => Step::LastFlush,
+            _ => return,
+        };
+        let nothing_written = next == Step::FirstFlush && c.pages.is_empty();
+        self.checkpoint.step = next;
+        if nothing_written || self.config.volatile_cache >> self.slice & 1 == 0 {
+            return self.image_flushed(port, DiskResult::Done);
+        }
+        port.flush(self.slice, Op::ImageFlush.number(0));
+    }
+
+    /// An image has been written.
+    pub(crate) fn image_written<P: Port>(&mut self, port: &mut P, at: u64, result: DiskResult) {
+        let image = &mut self.checkpoint.images[at as usize];
+        if result == DiskResult::Failed {
+            if std::mem::replace(&mut image.again, true) {
+                return self.fail_slice(port, SliceFault::Write);
+            }
+            port.notice(self.slice, Notice::Retried);
+            let page = self.checkpoint.first_page + at as u32;
+            let extents = [Extent { page, bytes: SECTOR_BYTES as u32 }];
+            return port.write(self.slice, Op::Image.number(at), image.offset, &extents, false);
+        }
+        image.busy = false;
+        self.checkpoint.in_flight -= 1;
+        self.advance_checkpoint(port);
+    }
+
+    /// A step's flush has ended.
+    pub(crate) fn image_flushed<P: Port>(&mut self, port: &mut P, result: DiskResult) {
+        if result == DiskResult::Failed {
+            return self.fail_slice(port, SliceFault::Flush);
+        }
+        let c = &mut self.checkpoint;
+        (c.next, c.anchor_sent) = (0, false);
+        c.step = match c.step {
+            Step::FirstFlush => Step::SecondCopies,
+            Step::SecondFlush => {
+                c.pages.clear();
+                Step::SecondAnchor
+            }
+            _ => return self.checkpoint_done(port),
+        };
+        self.advance_checkpoint(port);
+    }
+
+    fn checkpoint_done<P: Port>(&mut self, port: &mut P) {
+        let target = self.checkpoint.target;
+        self.checkpoint.step = Step::Idle;
+        self.checkpoint.settled = target.settled;
+        self.log.truncate(target.tail);
+        self.stats.checkpoints += 1;
+        self.broadcast(Message::Anchored { settled: target.settled });
+        if target.clean {
+            self.checkpoint.clean = true;
+            port.notice(self.slice, Notice::Clean);
+        }
+    }
+}

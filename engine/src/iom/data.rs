@@ -1,0 +1,669 @@
+//! The data manager's part of a write (P2).
+//!
+//! ```text
+//!            write             Want                Open               record+block        Settled
+//! (no row) --------> Idle --------------> Wanted ----------> Open: content, delta, landed --------> (no row),
+//!                      \ no credit  ^ credit                  writes that arrive meanwhile wait      or Idle
+//!                       `-> Starved `                         for the row's next generation
+//! ```
+//!
+//! Writes to a block wait in the order of their admission. When the parity manager opens the row's next generation all
+//! that wait become its content: later ones over earlier ones, never by changing a buffer that was acknowledged.
+
+use super::log::Queued;
+use super::message::{Content, Message};
+use super::table::{RowTable, row_table};
+use super::{Iom, Limits, Op};
+use crate::canary::Canary;
+use crate::format::journal::Record;
+use crate::format::staging::Staged;
+use crate::format::{Entry, Generation};
+use crate::port::{DiskResult, Failure, Notice, Page, Piece, Port, Reply, Token, Toughness};
+use slab::Slab;
+use std::collections::VecDeque;
+
+const NONE: u32 = u32::MAX;
+
+/// One block of a client's write or discard.
+#[derive(Debug)]
+pub(crate) struct Write {
+    page: Page,
+    first: u32,
+    last: u32,
+    zeros: bool,
+    /// The piece that waits for it to settle, or `NONE`.
+    piece: u32,
+    /// Which FLUSH covers it.
+    epoch: u64,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    token: Token,
+    left: u8,
+    lost: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Idle,
+    Starved,
+    Wanted,
+    Open,
+}
+
+/// What is known of the old block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Base {
+    /// Nobody needs it (yet).
+    Unread,
+    /// On its way, for the first or second time.
+    Reading {
+        again: bool,
+    },
+    /// Being rebuilt from its row.
+    Repairing,
+    /// In the first working page.
+    Read,
+    Lost,
+}
+
+/// This side of the row's open generation.
+#[derive(Debug)]
+struct Flight {
+    generation: Generation,
+    values: bool,
+    /// Frozen writes, in order.
+    head: u32,
+    whole: bool,
+    base: Base,
+    /// Old block, then delta; merged block.
+    work: [Page; 2],
+    old: Entry,
+    new: Entry,
+    content: Option<Content>,
+    input_sent: bool,
+    landed: bool,
+    group: u64,
+}
+
+#[derive(Debug)]
+struct DataRow {
+    phase: Phase,
+    urgent: bool,
+    head: u32,
+    tail: u32,
+    flight: Option<Flight>,
+}
+
+impl DataRow {
+    const NEW: Self =
+        Self { phase: Phase::Idle, urgent: false, head: NONE, tail: NONE, flight: None };
+}
+
+/// Writes not settled yet, by the FLUSH that covers them.
+#[derive(Debug, Default)]
+struct Epochs {
+    current: u64,
+    /// From epoch `first` on; the first one is not zero.
+    counts: VecDeque<u64>,
+    first: u64,
+    waiting: VecDeque<(u64, Token)>,
+}
+
+impl Epochs {
+    fn add(&mut self) -> u64 {
+        if self.counts.is_empty() {
+            self.first = self.current;
+        }
+        while self.first + self.counts.len() as u64 <= self.current {
+            self.counts.push_back(0);
+        }
+        *self.counts.back_mut().expect("just made") += 1;
+        self.current
+    }
+
+    fn sub(&mut self, epoch: u64) {
+        self.counts[(epoch - self.first) as usize] -= 1;
+        while self.counts.front() == Some(&0) {
+            self.counts.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// A FLUSH that is complete.
+    fn pop(&mut self) -> Option<Token> {
+        let (epoch, token) = *self.waiting.front()?;
+        if !self.counts.is_empty() && self.first <= epoch {
+            return None;
+        }
+        self.waiting.pop_front();
+        Some(token)
+    }
+}
+
+/// The state of the data part.
+#[derive(Debug)]
+pub(crate) struct DataSide {
+    rows: RowTable<DataRow>,
+    writes: Slab<Write>,
+    waiters: Slab<Waiter>,
+    starved: VecDeque<u32>,
+    /// Two working pages for each generation that may still be taken part in.
+    work: Vec<Page>,
+    sequence: u64,
+    epochs: Epochs,
+}
+
+impl DataSide {
+    pub(crate) fn new(limits: &Limits, work: Vec<Page>) -> Self {
+        Self {
+            rows: row_table(4 * limits.generations_max),
+            writes: Slab::with_capacity(4096),
+            waiters: Slab::with_capacity(256),
+            starved: VecDeque::with_capacity(4096),
+            work,
+            sequence: 0,
+            epochs: Epochs::default(),
+        }
+    }
+
+    /// Whether every write has settled.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn is_whole(write: &Write, block_bytes: u32) -> bool {
+        write.zeros || (write.first == 0 && write.last == block_bytes)
+    }
+
+    /// The last write of a list after which nothing before matters.
+    fn last_whole(&self, head: u32, block_bytes: u32) -> Option<u32> {
+        let (mut at, mut found) = (head, None);
+        while at != NONE {
+            let w = &self.writes[at as usize];
+            if Self::is_whole(w, block_bytes) {
+                found = Some(at);
+            }
+            at = w.next;
+        }
+        found
+    }
+}
+
+impl Iom {
+    /// A piece of a client's write or discard (P2.3).
+    pub fn write<P: Port>(&mut self, port: &mut P, piece: &Piece, toughness: Toughness) {
+        let zeros = matches!(piece.kind, crate::port::PieceKind::Zero(_));
+        let pages = &piece.pages[..usize::from(piece.count)];
+        let mut reply = Reply { token: piece.token, result: Ok(()), allocated: 0 };
+        if self.stopped {
+            pages.iter().for_each(|page| port.retire(*page));
+            reply.result = Err(Failure::Stopped);
+            return port.done(reply);
+        }
+        let durable = toughness == Toughness::Durable || !self.config.staging;
+        let waits = durable && piece.replayed == 0;
+        let mut left = 0;
+        let waiter = match waits {
+            true => {
+                let waiter = Waiter { token: piece.token, left: 0, lost: false };
+                self.data.waiters.insert(waiter) as u32
+            }
+            false => NONE,
+        };
+        for (i, page) in pages.iter().enumerate() {
+            let row = piece.row + i as u32;
+            if zeros && self.map.get(row).is_empty() && !self.data.rows.contains_key(&row) {
+                port.retire(*page);
+                continue;
+            }
+            self.stage(port, piece, row, *page, zeros, durable);
+            self.enqueue(row, *page, piece, zeros, waiter, waits);
+            left += 1;
+        }
+        if waits && left > 0 {
+            self.data.waiters[waiter as usize].left = left;
+            return;
+        }
+        if waits {
+            self.data.waiters.remove(waiter as usize);
+        }
+        if piece.replayed == 0 {
+            port.done(reply);
+        }
+    }
+
+    fn stage<P: Port>(
+        &mut self,
+        port: &mut P,
+        piece: &Piece,
+        row: u32,
+        page: Page,
+        zeros: bool,
+        durable: bool,
+    ) {
+        if piece.replayed != 0 {
+            self.data.sequence = self.data.sequence.max(piece.replayed);
+            return;
+        }
+        self.data.sequence += 1;
+        let skip = durable && self.config.broken(Canary::DurableUnstaged);
+        if self.config.staging && !skip {
+            let (sequence, slice) = (self.data.sequence, self.slice);
+            let (first, last) = (piece.first, piece.last);
+            port.stage(page, &Staged { sequence, slice, row, first, last, zeros });
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        row: u32,
+        page: Page,
+        piece: &Piece,
+        zeros: bool,
+        waiter: u32,
+        urgent: bool,
+    ) {
+        self.stats.blocks_written += 1;
+        let epoch = self.data.epochs.add();
+        let (first, last) = (piece.first, piece.last);
+        let write = Write { page, first, last, zeros, piece: waiter, epoch, next: NONE };
+        let at = self.data.writes.insert(write) as u32;
+        let state = self.data.rows.entry(row).or_insert(DataRow::NEW);
+        match state.head {
+            NONE => state.head = at,
+            _ => self.data.writes[state.tail as usize].next = at,
+        }
+        state.tail = at;
+        let hurry = urgent && !state.urgent;
+        state.urgent |= urgent;
+        match state.phase {
+            Phase::Idle => self.want(row),
+            Phase::Wanted if hurry => self.hurry_parity(row),
+            _ => {}
+        }
+    }
+
+    fn hurry_parity(&mut self, row: u32) {
+        let parity = self.config.geometry.parity(row);
+        self.send(parity, Message::Hurry { row });
+    }
+
+    /// Reserves what this side needs, then asks for a generation: never one without the other (J2, decisions/0003).
+    fn want(&mut self, row: u32) {
+        let block_bytes = self.config.geometry.block_bytes;
+        let credit = self.data.work.len() >= 2 && self.log.has_room();
+        let scarce = self.data.work.len() as u32 <= self.log.limits.generations_max;
+        let state = self.data.rows.get_mut(&row).expect("a row with writes");
+        if !credit {
+            state.phase = Phase::Starved;
+            self.stats.throttled += 1;
+            return self.data.starved.push_back(row);
+        }
+        state.phase = Phase::Wanted;
+        let (head, urgent) = (state.head, state.urgent || scarce);
+        let second = self.data.work.pop().expect("checked");
+        let first = self.data.work.pop().expect("checked");
+        self.log.reserve();
+        self.reserve_flight(row, [first, second]);
+        let whole = self.data.last_whole(head, block_bytes).is_some();
+        let parity = self.config.geometry.parity(row);
+        self.send(parity, Message::Want { row, urgent, whole });
+    }
+
+    fn reserve_flight(&mut self, row: u32, work: [Page; 2]) {
+        let old = self.map.get(row);
+        let state = self.data.rows.get_mut(&row).expect("a row with writes");
+        state.flight = Some(Flight {
+            generation: Generation::default(),
+            values: false,
+            head: NONE,
+            whole: false,
+            base: Base::Unread,
+            work,
+            old,
+            new: old,
+            content: None,
+            input_sent: false,
+            landed: false,
+            group: 0,
+        });
+    }
+
+    /// Rows that waited for a credit.
+    pub(crate) fn unstarve(&mut self) {
+        while !self.data.starved.is_empty() && self.data.work.len() >= 2 && self.log.has_room() {
+            let row = self.data.starved.pop_front().expect("not empty");
+            self.want(row);
+        }
+    }
+
+    /// The generation is open: what waits is its content (P2.6, P2.7).
+    pub(crate) fn opened<P: Port>(
+        &mut self,
+        port: &mut P,
+        row: u32,
+        generation: Generation,
+        values: bool,
+    ) {
+        let block_bytes = self.config.geometry.block_bytes;
+        let old = self.map.get(row);
+        let Some(state) = self.data.rows.get(&row) else { return };
+        let whole = self.data.last_whole(state.head, block_bytes).is_some();
+        let Some(state) = self.data.rows.get_mut(&row) else { return };
+        let Some(flight) = state.flight.as_mut() else { return };
+        if state.phase == Phase::Open {
+            // Asked again, because some delta of the row cannot be had.
+            if flight.generation == generation && values && !flight.values {
+                (flight.values, flight.input_sent) = (true, false);
+                self.proceed(port, row);
+            }
+            return;
+        }
+        state.phase = Phase::Open;
+        flight.head = std::mem::replace(&mut state.head, NONE);
+        state.tail = NONE;
+        state.urgent = false;
+        (flight.generation, flight.values, flight.old) = (generation, values, old);
+        flight.whole = whole;
+        if (!flight.whole || !values) && !old.is_empty() {
+            flight.base = Base::Reading { again: false };
+            let work = flight.work[0];
+            self.read_slot(port, Op::Old.number(row.into()), old, work);
+        }
+        self.proceed(port, row);
+    }
+
+    /// The old block has been read (P2.1).
+    pub(crate) fn old_read<P: Port>(&mut self, port: &mut P, row: u32, result: DiskResult) {
+        let (old, work, base, whole) = {
+            let f = self.flight(row);
+            (f.old, f.work[0], f.base, f.whole)
+        };
+        let next = if result == DiskResult::Done && self.matches(port, row, old, work) {
+            Base::Read
+        } else if base == (Base::Reading { again: false }) {
+            self.read_slot(port, Op::Old.number(row.into()), old, work);
+            Base::Reading { again: true }
+        } else if whole {
+            // The new block does not need it; parity can be had from the rest of the row.
+            Base::Lost
+        } else {
+            self.ask_repair(row);
+            Base::Repairing
+        };
+        self.flight(row).base = next;
+        self.proceed(port, row);
+    }
+
+    /// The row has rebuilt the old block, or could not.
+    pub(crate) fn base_rebuilt<P: Port>(&mut self, port: &mut P, row: u32, page: Option<Page>) {
+        let block_bytes = self.config.geometry.block_bytes;
+        let open = self.data.rows.get_mut(&row).and_then(|s| s.flight.as_mut());
+        let Some(flight) = open.filter(|f| f.base == Base::Repairing) else { return };
+        flight.base = Base::Lost;
+        if let Some(page) = page {
+            flight.base = Base::Read;
+            port.copy(flight.work[0], page, 0, block_bytes);
+        }
+        self.proceed(port, row);
+    }
+
+    fn flight(&mut self, row: u32) -> &mut Flight {
+        let state = self.data.rows.get_mut(&row);
+        state.and_then(|s| s.flight.as_mut()).expect("the row has an open generation here")
+    }
+
+    /// Does what can be done now: content, record, delta.
+    fn proceed<P: Port>(&mut self, port: &mut P, row: u32) {
+        if self.flight(row).content.is_none() {
+            let f = self.flight(row);
+            let base_known = f.old.is_empty() || matches!(f.base, Base::Read | Base::Lost);
+            if f.whole || base_known {
+                self.make_content(port, row);
+            }
+        }
+        let f = self.flight(row);
+        let delta_known = f.old.is_empty() || matches!(f.base, Base::Read | Base::Lost);
+        if f.input_sent || !(f.values || delta_known) {
+            return;
+        }
+        let Some(content) = f.content else { return };
+        let (old, base, values, generation) = (f.old, f.base, f.values, f.generation);
+        f.input_sent = true;
+        let work = f.work[0];
+        let content = match content {
+            _ if values || old.is_empty() => content,
+            _ if base == Base::Lost => Content::Lost,
+            Content::Zeros => Content::Page(work),
+            Content::Page(new) => {
+                port.xor(work, new);
+                Content::Page(work)
+            }
+            Content::Lost => Content::Lost,
+        };
+        let parity = self.config.geometry.parity(row);
+        self.send(parity, Message::Input { row, generation, values, content });
+    }
+
+    /// Merges the frozen writes and journals what comes out (P2.2, P2.3, P2.5).
+    fn make_content<P: Port>(&mut self, port: &mut P, row: u32) {
+        let block_bytes = self.config.geometry.block_bytes;
+        let (head, work, old, base) = {
+            let f = self.flight(row);
+            (f.head, f.work, f.old, f.base)
+        };
+        let last = self.data.last_whole(head, block_bytes);
+        let (mut content, mut at) = match last {
+            Some(at) => {
+                let w = &self.data.writes[at as usize];
+                let content = if w.zeros { Content::Zeros } else { Content::Page(w.page) };
+                (content, w.next)
+            }
+            None if base == Base::Lost => (Content::Lost, NONE),
+            None if old.is_empty() => (Content::Zeros, head),
+            None => (Content::Page(work[0]), head),
+        };
+        if at != NONE {
+            match content {
+                Content::Page(page) => port.copy(work[1], page, 0, block_bytes),
+                _ => port.zero(work[1]),
+            }
+            content = Content::Page(work[1]);
+        }
+        while at != NONE {
+            let w = &self.data.writes[at as usize];
+            port.copy(work[1], w.page, w.first, w.last - w.first);
+            at = w.next;
+        }
+        let (new, block) = match content {
+            Content::Zeros => (Entry::EMPTY, None),
+            Content::Lost => (old, None),
+            Content::Page(page) => {
+                let slot = self.slots.take().expect("a generation has its slot reserved");
+                (
+                    Entry { slot, sum: port.checksum(page, self.config.seed(self.slice, row)) },
+                    Some(page),
+                )
+            }
+        };
+        let f = self.flight(row);
+        (f.content, f.new) = (Some(content), new);
+        let generation = f.generation;
+        let participants = 1 << self.slice | 1 << self.config.geometry.parity(row);
+        let record = Record { row, generation, old, new, participants };
+        self.log.push(Queued { record, block, parity: false });
+    }
+
+    /// This side is durable (P2.10, P2.13).
+    pub(crate) fn data_landed<P: Port>(&mut self, port: &mut P, row: u32, group: u64) {
+        let f = self.flight(row);
+        (f.landed, f.group) = (true, group);
+        let (generation, old) = (f.generation, f.old);
+        let parity = self.config.geometry.parity(row);
+        self.send(parity, Message::Landed { row, generation, group });
+        if self.config.broken(Canary::AckOwnSide) {
+            self.acknowledge(port, row);
+        }
+        if self.config.broken(Canary::RetireEarly) {
+            let mut at = self.flight(row).head;
+            while at != NONE {
+                let w = &mut self.data.writes[at as usize];
+                port.retire(std::mem::replace(&mut w.page, NONE));
+                at = w.next;
+            }
+        }
+        if self.config.broken(Canary::FreeOwnSide) && !old.is_empty() {
+            self.slots.release(old.slot);
+        }
+    }
+
+    /// Breaks I6: only a canary does this.
+    fn acknowledge<P: Port>(&mut self, port: &mut P, row: u32) {
+        let mut at = self.flight(row).head;
+        while at != NONE {
+            let w = &mut self.data.writes[at as usize];
+            let piece = std::mem::replace(&mut w.piece, NONE);
+            at = w.next;
+            self.count_down(port, piece, false);
+        }
+    }
+
+    /// The generation has settled on every side: switch, free, acknowledge, retire (P2.11, P2.12, P2.14).
+    pub(crate) fn settled<P: Port>(
+        &mut self,
+        port: &mut P,
+        row: u32,
+        from: u8,
+        generation: Generation,
+        group: u64,
+    ) {
+        let Some(state) = self.data.rows.get_mut(&row) else { return };
+        let Some(f) = state.flight.take_if(|f| f.generation == generation) else { return };
+        assert!(f.landed, "a generation settles when all sides are durable");
+        state.phase = Phase::Idle;
+        let more = state.head != NONE;
+        self.map.set(row, f.new, f.group);
+        let freed = !self.config.broken(Canary::FreeOwnSide);
+        if !f.old.is_empty() && f.old.slot != f.new.slot && freed {
+            self.slots.release(f.old.slot);
+        }
+        self.log.settle(f.group, from, group);
+        self.data.work.extend(f.work);
+        let lost = f.content == Some(Content::Lost);
+        let mut at = f.head;
+        while at != NONE {
+            let w = self.data.writes.remove(at as usize);
+            if w.page != NONE {
+                port.retire(w.page);
+            }
+            self.stats.coalesced += u64::from(w.next != NONE);
+            self.data.epochs.sub(w.epoch);
+            self.count_down(port, w.piece, lost);
+            at = w.next;
+        }
+        if lost {
+            self.stats.lost += 1;
+            port.notice(self.slice, Notice::Lost { row });
+        }
+        match more {
+            true => self.want(row),
+            false => drop(self.data.rows.remove(&row)),
+        }
+        self.answer_flushes(port);
+    }
+
+    fn count_down<P: Port>(&mut self, port: &mut P, piece: u32, lost: bool) {
+        if piece == NONE {
+            return;
+        }
+        let waiter = &mut self.data.waiters[piece as usize];
+        waiter.left -= 1;
+        waiter.lost |= lost;
+        if waiter.left == 0 {
+            let w = self.data.waiters.remove(piece as usize);
+            let result = if w.lost { Err(Failure::Unreadable) } else { Ok(()) };
+            port.done(Reply { token: w.token, result, allocated: 0 });
+        }
+    }
+
+    /// FLUSH: everything admitted so far, waiting or open (J6).
+    pub(crate) fn start_flush<P: Port>(&mut self, port: &mut P, token: Token) {
+        let open = |s: &DataRow| s.phase == Phase::Open;
+        if self.config.broken(Canary::FlushForgetsWaiting) && !self.data.rows.values().any(open) {
+            return port.flushed(self.slice, token, Ok(()));
+        }
+        self.data.epochs.waiting.push_back((self.data.epochs.current, token));
+        self.data.epochs.current += 1;
+        self.hurry_all();
+        self.answer_flushes(port);
+    }
+
+    /// Nothing waits for company any more.
+    pub(crate) fn hurry_all(&mut self) {
+        for (row, state) in &mut self.data.rows {
+            if state.head != NONE && !std::mem::replace(&mut state.urgent, true) {
+                if state.phase == Phase::Wanted {
+                    let parity = self.config.geometry.parity(*row);
+                    self.out.push_back((parity, Message::Hurry { row: *row }));
+                }
+            }
+        }
+    }
+
+    fn answer_flushes<P: Port>(&mut self, port: &mut P) {
+        while let Some(token) = self.data.epochs.pop() {
+            port.flushed(self.slice, token, Ok(()));
+        }
+    }
+
+    /// The array has stopped: whoever waits is told. What is staged stays staged.
+    pub(crate) fn fail_writes<P: Port>(&mut self, port: &mut P) {
+        for waiter in self.data.waiters.drain() {
+            let result = Err(Failure::Stopped);
+            port.done(Reply { token: waiter.token, result, allocated: 0 });
+        }
+        for (_, token) in self.data.epochs.waiting.drain(..) {
+            port.flushed(self.slice, token, Err(Failure::Stopped));
+        }
+    }
+
+    /// Whether memory alone holds the newest contents of the block.
+    pub(crate) fn in_memory(&self, row: u32) -> bool {
+        let block_bytes = self.config.geometry.block_bytes;
+        let Some(state) = self.data.rows.get(&row) else { return false };
+        let frozen = state.flight.as_ref().filter(|f| f.content != Some(Content::Lost));
+        self.data.last_whole(state.head, block_bytes).is_some() || frozen.is_some_and(|f| f.whole)
+    }
+
+    /// Lays all writes that have not settled over the settled block in `page`, in order.
+    pub(crate) fn overlay<P: Port>(&self, port: &mut P, row: u32, page: Page) {
+        let Some(state) = self.data.rows.get(&row) else { return };
+        let frozen = state.flight.as_ref().filter(|f| f.content != Some(Content::Lost));
+        for head in [frozen.map_or(NONE, |f| f.head), state.head] {
+            let mut at = head;
+            while at != NONE {
+                let w = &self.data.writes[at as usize];
+                match w.zeros {
+                    true => port.zero(page),
+                    false if w.page != NONE => port.copy(page, w.page, w.first, w.last - w.first),
+                    false => {}
+                }
+                at = w.next;
+            }
+        }
+    }
+
+    /// Whether the block has a slot, or will have.
+    pub(crate) fn is_allocated(&self, row: u32) -> bool {
+        let Some(state) = self.data.rows.get(&row) else { return !self.map.get(row).is_empty() };
+        let newest = if state.tail == NONE {
+            state.flight.as_ref().map(|f| f.content != Some(Content::Zeros))
+        } else {
+            Some(!self.data.writes[state.tail as usize].zeros)
+        };
+        newest.unwrap_or(!self.map.get(row).is_empty())
+    }
+}

@@ -1,0 +1,482 @@
+//! The parity manager's part of a write (P3): it opens a row's generations, folds in what the data managers send, and
+//! says when all sides are durable.
+//!
+//! ```text
+//!                Want                    poll                       all inputs        all sides durable
+//! (no row) ------------> gathering ------------> open: inputs, parity ------> recorded ------> (no row),
+//!                        urgent or whole row: at once;                                         or gathering
+//!                        else after the destage delay
+//! ```
+//!
+//! A row has one open generation (J1). While a repair reads the row's settled blocks it neither opens nor settles (J8).
+
+use super::log::Queued;
+use super::message::{Content, Message};
+use super::repair::Repair;
+use super::table::{RowTable, row_table};
+use super::{Iom, Limits, Op};
+use crate::canary::Canary;
+use crate::format::journal::Record;
+use crate::format::{Entry, Generation};
+use crate::geometry::SLICES_MAX;
+use crate::port::{DiskResult, Notice, Page, Port, SliceIndex};
+use std::collections::VecDeque;
+
+/// How parity is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OldParity {
+    /// On its way into `sum`.
+    Reading { again: bool },
+    /// In `sum`, or not needed.
+    Ready,
+}
+
+/// An open generation.
+#[derive(Debug)]
+pub(crate) struct Open {
+    generation: Generation,
+    /// The data slices that take part.
+    participants: u16,
+    /// Parity is the sum of all blocks, not of deltas (P4).
+    values: bool,
+    old: Entry,
+    new: Entry,
+    old_parity: OldParity,
+    /// Where parity adds up; nothing yet while `sum_zero`.
+    sum: Page,
+    sum_zero: bool,
+    scratch: Page,
+    /// Participants whose input has not been folded in.
+    missing: u16,
+    /// Inputs that came before the old parity.
+    early: [Option<Content>; SLICES_MAX],
+    /// Slices whose settled block is needed too.
+    fetch: u16,
+    fetching: Option<SliceIndex>,
+    /// Slices whose block the row has already tried to rebuild.
+    repaired: u16,
+    recorded: bool,
+    landed: bool,
+    group: u64,
+    /// Participants that are not durable yet, and the groups of those that are.
+    sides: u16,
+    groups: [u64; SLICES_MAX],
+}
+
+/// A row that something is going on in.
+#[derive(Debug, Default)]
+pub(crate) struct ParityRow {
+    /// Slices that have writes waiting, and those among them that do not need their old block.
+    want: u16,
+    whole: u16,
+    urgent: bool,
+    queued: bool,
+    delayed: bool,
+    pub(crate) open: Option<Open>,
+    pub(crate) repair: Option<Repair>,
+    /// Slices whose block is to be rebuilt.
+    pub(crate) repair_want: u16,
+    pub(crate) repair_queued: bool,
+}
+
+impl ParityRow {
+    fn is_idle(&self) -> bool {
+        self.want == 0 && self.open.is_none() && self.repair.is_none() && self.repair_want == 0
+    }
+}
+
+/// The state of the parity part.
+#[derive(Debug)]
+pub(crate) struct ParitySide {
+    pub(crate) rows: RowTable<ParityRow>,
+    /// Rows to be opened as soon as there is room.
+    ready: VecDeque<u32>,
+    /// Rows that wait for company, with the time when they have waited enough.
+    delayed: VecDeque<(u64, u32)>,
+    work: Vec<Page>,
+    pub(crate) repair_pages: Vec<Page>,
+    pub(crate) repair_queue: VecDeque<u32>,
+    next: Generation,
+    hurry: bool,
+}
+
+impl ParitySide {
+    pub(crate) fn new(limits: &Limits, epoch: u64, work: Vec<Page>, repair: Vec<Page>) -> Self {
+        Self {
+            rows: row_table(4 * limits.generations_max),
+            ready: VecDeque::with_capacity(1024),
+            delayed: VecDeque::with_capacity(1024),
+            work,
+            repair_pages: repair,
+            repair_queue: VecDeque::with_capacity(16),
+            next: Generation { epoch, counter: 1 },
+            hurry: false,
+        }
+    }
+
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.delayed.front().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn row(&mut self, row: u32) -> &mut ParityRow {
+        self.rows.get_mut(&row).expect("the row is active here")
+    }
+
+    fn open(&mut self, row: u32) -> &mut Open {
+        self.row(row).open.as_mut().expect("the row has an open generation")
+    }
+
+    fn make_ready(&mut self, row: u32) {
+        let state = self.row(row);
+        if state.want != 0 && state.open.is_none() && !std::mem::replace(&mut state.queued, true) {
+            self.ready.push_back(row);
+        }
+    }
+}
+
+impl Iom {
+    /// A data manager has writes for the row's next generation.
+    pub(crate) fn wanted(&mut self, now_ns: u64, row: u32, from: u8, urgent: bool, whole: bool) {
+        let state = self.parity.rows.entry(row).or_default();
+        state.want |= 1 << from;
+        state.whole |= u16::from(whole) << from;
+        state.urgent |= urgent;
+        self.schedule(now_ns, row);
+    }
+
+    /// Somebody has begun to wait for the row.
+    pub(crate) fn hurried(&mut self, row: u32) {
+        if let Some(state) = self.parity.rows.get_mut(&row) {
+            state.urgent = true;
+            self.parity.make_ready(row);
+        }
+    }
+
+    /// Opens nothing later than it must from now on: the array is being shut down.
+    pub(crate) fn hurry_parity_side(&mut self) {
+        self.parity.hurry = true;
+        let rows: Vec<u32> = self.parity.rows.keys().copied().collect();
+        rows.into_iter().for_each(|row| self.parity.make_ready(row));
+    }
+
+    fn schedule(&mut self, now_ns: u64, row: u32) {
+        let all = self.config.geometry.all() & !(1 << self.slice);
+        let hurry = self.parity.hurry || self.config.destage_delay_ns == 0;
+        let state = self.parity.row(row);
+        if state.want == 0 || state.open.is_some() {
+            return;
+        }
+        if hurry || state.urgent || state.whole == all {
+            return self.parity.make_ready(row);
+        }
+        if !std::mem::replace(&mut state.delayed, true) {
+            self.parity.delayed.push_back((now_ns + self.config.destage_delay_ns, row));
+        }
+    }
+
+    /// Opens what may be opened.
+    pub(crate) fn open_ready<P: Port>(&mut self, port: &mut P, now_ns: u64) {
+        while self.parity.delayed.front().is_some_and(|(at, _)| *at <= now_ns) {
+            let (_, row) = self.parity.delayed.pop_front().expect("not empty");
+            if let Some(state) = self.parity.rows.get_mut(&row) {
+                state.delayed = false;
+                self.parity.make_ready(row);
+            }
+        }
+        while let Some(row) = self.parity.ready.front().copied() {
+            if self.parity.work.len() < 2 || !self.log.has_room() {
+                self.stats.throttled += 1;
+                return;
+            }
+            self.parity.ready.pop_front();
+            let Some(state) = self.parity.rows.get_mut(&row) else { continue };
+            state.queued = false;
+            if state.want != 0 && state.open.is_none() && state.repair.is_none() {
+                self.open_generation(port, row);
+            }
+        }
+    }
+
+    /// P3.1 to P3.3: number, question, old parity.
+    fn open_generation<P: Port>(&mut self, port: &mut P, row: u32) {
+        let others = self.config.geometry.all() & !(1 << self.slice);
+        let old = self.map.get(row);
+        let scratch = self.parity.work.pop().expect("checked");
+        let sum = self.parity.work.pop().expect("checked");
+        self.log.reserve();
+        let generation = self.parity.next;
+        self.parity.next.counter += 1;
+        let state = self.parity.row(row);
+        let (participants, whole) = (state.want, state.whole);
+        (state.want, state.whole, state.urgent) = (0, 0, false);
+        // Deltas cost a read for each old block and one for old parity, values one for each block that stays; a block
+        // that is written in part is read anyway.
+        let rest = others & !participants;
+        let partly = (participants & !whole).count_ones();
+        let cheaper = rest.count_ones() + partly < participants.count_ones() + 1;
+        let values = rest == 0 || (!old.is_empty() && cheaper);
+        let read = !values && !old.is_empty();
+        state.open = Some(Open {
+            generation,
+            participants,
+            values,
+            old,
+            new: Entry::EMPTY,
+            old_parity: if read { OldParity::Reading { again: false } } else { OldParity::Ready },
+            sum,
+            sum_zero: true,
+            scratch,
+            missing: participants,
+            early: [None; SLICES_MAX],
+            fetch: if values { rest } else { 0 },
+            fetching: None,
+            repaired: 0,
+            recorded: false,
+            landed: false,
+            group: 0,
+            sides: participants,
+            groups: [0; SLICES_MAX],
+        });
+        self.stats.generations += 1;
+        self.stats.whole_rows += u64::from(rest == 0 && partly == 0);
+        if read {
+            self.read_slot(port, Op::OldParity.number(row.into()), old, sum);
+        }
+        self.ask(row, generation, participants, values);
+        self.advance(port, row);
+    }
+
+    fn ask(&mut self, row: u32, generation: Generation, participants: u16, values: bool) {
+        for to in (0..self.config.geometry.slices).filter(|to| participants >> to & 1 == 1) {
+            self.send(to, Message::Open { row, generation, participants, values });
+        }
+    }
+
+    /// The old parity has been read.
+    pub(crate) fn old_parity_read<P: Port>(&mut self, port: &mut P, row: u32, result: DiskResult) {
+        let (old, sum, state) = {
+            let open = self.parity.open(row);
+            (open.old, open.sum, open.old_parity)
+        };
+        let good = result == DiskResult::Done && self.matches(port, row, old, sum);
+        if !good && state == (OldParity::Reading { again: false }) {
+            self.read_slot(port, Op::OldParity.number(row.into()), old, sum);
+            self.parity.open(row).old_parity = OldParity::Reading { again: true };
+            return;
+        }
+        let open = self.parity.open(row);
+        open.old_parity = OldParity::Ready;
+        open.sum_zero = open.values;
+        if !good && !open.values {
+            self.stats.repaired += 1;
+            port.notice(self.slice, Notice::Repaired { row });
+            self.switch_to_values(row);
+        }
+        self.fold_early(port, row);
+    }
+
+    fn fold_early<P: Port>(&mut self, port: &mut P, row: u32) {
+        for slice in 0..self.config.geometry.slices {
+            let open = self.parity.open(row);
+            if let Some(content) = open.early[usize::from(slice)].take() {
+                self.fold_input(port, row, slice, content);
+            }
+        }
+        self.advance(port, row);
+    }
+
+    /// A delta cannot be had: parity is computed from all blocks of the row instead.
+    fn switch_to_values(&mut self, row: u32) {
+        let others = self.config.geometry.all() & !(1 << self.slice);
+        let open = self.parity.open(row);
+        (open.values, open.sum_zero) = (true, true);
+        (open.missing, open.fetch) = (open.participants, others & !open.participants);
+        open.early = [None; SLICES_MAX];
+        let (generation, participants) = (open.generation, open.participants);
+        self.ask(row, generation, participants, true);
+    }
+
+    /// What a participant contributes (P3.4).
+    pub(crate) fn input<P: Port>(
+        &mut self,
+        port: &mut P,
+        row: u32,
+        from: u8,
+        generation: Generation,
+        values: bool,
+        content: Content,
+    ) {
+        let open = self.parity.rows.get_mut(&row).and_then(|s| s.open.as_mut());
+        let ours = open.filter(|o| o.generation == generation && o.values == values);
+        let Some(open) = ours else { return };
+        if content == Content::Lost && !values {
+            self.stats.repaired += 1;
+            port.notice(self.slice, Notice::Repaired { row });
+            return self.switch_to_values(row);
+        }
+        if open.old_parity != OldParity::Ready {
+            open.early[usize::from(from)] = Some(content);
+            return;
+        }
+        self.fold_input(port, row, from, content);
+        self.advance(port, row);
+    }
+
+    fn fold_input<P: Port>(&mut self, port: &mut P, row: u32, from: u8, content: Content) {
+        let values = self.parity.open(row).values;
+        if values || !self.config.broken(Canary::DropDelta) {
+            self.fold(port, row, content);
+        }
+        if !values && self.config.broken(Canary::DeltaTwice) {
+            self.fold(port, row, content);
+        }
+        self.parity.open(row).missing &= !(1 << from);
+    }
+
+    /// P3.6.
+    fn fold<P: Port>(&mut self, port: &mut P, row: u32, content: Content) {
+        let block_bytes = self.config.geometry.block_bytes;
+        let open = self.parity.open(row);
+        let Content::Page(page) = content else { return };
+        match std::mem::replace(&mut open.sum_zero, false) {
+            true => port.copy(open.sum, page, 0, block_bytes),
+            false => port.xor(open.sum, page),
+        }
+    }
+
+    /// Fetches the next block, or records the new parity once everything is in (P3.5, P3.8).
+    pub(crate) fn advance<P: Port>(&mut self, port: &mut P, row: u32) {
+        let repairing = {
+            let state = self.parity.row(row);
+            state.repair.is_some() || state.repair_want != 0
+        };
+        let Some(open) = self.parity.row(row).open.as_mut() else { return };
+        if open.old_parity != OldParity::Ready || open.fetching.is_some() || open.recorded {
+            return;
+        }
+        if open.fetch != 0 {
+            if !repairing {
+                let from = open.fetch.trailing_zeros() as u8;
+                open.fetching = Some(from);
+                let page = open.scratch;
+                self.send(from, Message::Fetch { row, page });
+            }
+            return;
+        }
+        if open.missing == 0 {
+            self.record_parity(port, row);
+        }
+    }
+
+    /// A settled block that was asked for.
+    pub(crate) fn fetched<P: Port>(
+        &mut self,
+        port: &mut P,
+        row: u32,
+        page: Page,
+        content: Content,
+    ) {
+        let Some(state) = self.parity.rows.get_mut(&row) else { return };
+        if state.repair.as_ref().is_some_and(|r| r.scratch == page) {
+            return self.repair_fetched(port, row, content);
+        }
+        let Some(open) = state.open.as_mut().filter(|o| o.scratch == page) else { return };
+        let Some(from) = open.fetching.take() else { return };
+        if content == Content::Lost && open.repaired >> from & 1 == 0 {
+            open.repaired |= 1 << from;
+            return self.repair_wanted(port, row, from);
+        }
+        open.fetch &= !(1 << from);
+        if content == Content::Lost {
+            self.stats.lost += 1;
+            port.notice(self.slice, Notice::Lost { row });
+        }
+        self.fold(port, row, content);
+        self.advance(port, row);
+    }
+
+    fn record_parity<P: Port>(&mut self, port: &mut P, row: u32) {
+        let seed = self.config.seed(self.slice, row);
+        let own = 1 << self.slice;
+        let open = self.parity.open(row);
+        open.recorded = true;
+        let (sum, old, generation) = (open.sum, open.old, open.generation);
+        let participants = open.participants | own;
+        let (new, block) = if open.sum_zero || port.is_zero(sum) {
+            (Entry::EMPTY, None)
+        } else {
+            let slot = self.slots.take().expect("a generation has its slot reserved");
+            (Entry { slot, sum: port.checksum(sum, seed) }, Some(sum))
+        };
+        self.parity.open(row).new = new;
+        let record = Record { row, generation, old, new, participants };
+        self.log.push(Queued { record, block, parity: true });
+    }
+
+    /// The parity's side is durable (P3.9).
+    pub(crate) fn parity_landed<P: Port>(
+        &mut self,
+        port: &mut P,
+        now_ns: u64,
+        row: u32,
+        group: u64,
+    ) {
+        let open = self.parity.open(row);
+        (open.landed, open.group) = (true, group);
+        self.try_settle(port, now_ns, row);
+    }
+
+    /// A participant's side is durable.
+    pub(crate) fn side_landed<P: Port>(
+        &mut self,
+        port: &mut P,
+        now_ns: u64,
+        row: u32,
+        from: u8,
+        generation: Generation,
+        group: u64,
+    ) {
+        let open = self.parity.rows.get_mut(&row).and_then(|s| s.open.as_mut());
+        let Some(open) = open.filter(|o| o.generation == generation) else { return };
+        open.sides &= !(1 << from);
+        open.groups[usize::from(from)] = group;
+        self.try_settle(port, now_ns, row);
+    }
+
+    /// P3.10 to P3.13, once every side is durable and nobody reads the old side.
+    pub(crate) fn try_settle<P: Port>(&mut self, port: &mut P, now_ns: u64, row: u32) {
+        let state = self.parity.row(row);
+        if state.repair.is_some() {
+            return;
+        }
+        let Some(o) = state.open.take_if(|o| o.landed && o.sides == 0) else { return };
+        self.map.set(row, o.new, o.group);
+        if !o.old.is_empty() {
+            self.slots.release(o.old.slot);
+        }
+        for to in (0..self.config.geometry.slices).filter(|to| o.participants >> to & 1 == 1) {
+            self.log.need(o.group, to, o.groups[usize::from(to)]);
+            let (generation, group) = (o.generation, o.group);
+            self.send(to, Message::Settled { row, generation, group });
+        }
+        self.log.settle_one(o.group);
+        self.parity.work.extend([o.sum, o.scratch]);
+        self.row_done(port, now_ns, row);
+    }
+
+    /// Goes on with what waits for the row, or forgets it.
+    pub(crate) fn row_done<P: Port>(&mut self, port: &mut P, now_ns: u64, row: u32) {
+        let state = self.parity.row(row);
+        if state.is_idle() {
+            self.parity.rows.remove(&row);
+        } else if state.repair.is_none() && state.repair_want != 0 {
+            self.start_repair(port, row);
+        } else {
+            self.schedule(now_ns, row);
+        }
+    }
+}

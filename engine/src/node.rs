@@ -1,0 +1,159 @@
+//! All I/O managers that one worker hosts. They talk by function call; to those of other workers by message.
+
+use crate::format::Membership;
+use crate::iom::Iom;
+use crate::iom::message::Message;
+pub use crate::iom::{Config, Limits, SliceStart, Stats};
+use crate::port::{DiskResult, Page, Piece, PieceKind, Port, SliceIndex, Token};
+
+/// The I/O managers of one worker.
+///
+/// After a batch of calls [`Node::poll`] must be called once: only then are generations opened and disk writes sent.
+#[derive(Debug)]
+pub struct Node {
+    managers: Vec<Iom>,
+}
+
+impl Node {
+    /// Arena pages that each hosted slice needs.
+    #[must_use]
+    pub fn pages_needed(config: &Config) -> u32 {
+        Limits::of(&config.geometry).pages(&config.geometry)
+    }
+
+    /// A node that hosts the slices of `starts`. The arena's `pages_needed * starts.len()` pages from `first_page` on
+    /// are its own.
+    #[must_use]
+    pub fn new(config: Config, starts: Vec<SliceStart>, first_page: Page) -> Self {
+        let each = Self::pages_needed(&config);
+        let pages = (0..).map(|i| first_page + i * each);
+        let managers = starts.into_iter().zip(pages).map(|(s, page)| Iom::new(config, s, page));
+        Self { managers: managers.collect() }
+    }
+
+    fn position(&self, slice: SliceIndex) -> Option<usize> {
+        self.managers.iter().position(|m| m.slice == slice)
+    }
+
+    fn manager(&mut self, slice: SliceIndex) -> &mut Iom {
+        let at = self.position(slice).expect("a slice of this node");
+        &mut self.managers[at]
+    }
+
+    /// Whether slice `slice` is hosted here.
+    #[must_use]
+    pub fn hosts(&self, slice: SliceIndex) -> bool {
+        self.position(slice).is_some()
+    }
+
+    /// A piece of a client's request for a hosted slice.
+    pub fn piece<P: Port>(&mut self, port: &mut P, _now_ns: u64, piece: &Piece) {
+        let manager = self.manager(piece.slice);
+        match piece.kind {
+            PieceKind::Read => manager.read(port, piece),
+            PieceKind::Write(toughness) | PieceKind::Zero(toughness) => {
+                manager.write(port, piece, toughness);
+            }
+            PieceKind::Status => manager.status(port, piece),
+        }
+    }
+
+    /// A FLUSH; ends with [`Port::flushed`] when all that the slice's manager had admitted is settled.
+    pub fn flush<P: Port>(&mut self, port: &mut P, _now_ns: u64, slice: SliceIndex, token: Token) {
+        self.manager(slice).flush(port, token);
+    }
+
+    /// A message from the manager of slice `from`, hosted elsewhere, to that of `to`.
+    pub fn message<P: Port>(
+        &mut self,
+        port: &mut P,
+        now_ns: u64,
+        to: SliceIndex,
+        from: SliceIndex,
+        message: Message,
+    ) {
+        self.manager(to).message(port, now_ns, from, message);
+    }
+
+    /// A disk operation of slice `slice` has ended.
+    pub fn completed<P: Port>(
+        &mut self,
+        port: &mut P,
+        now_ns: u64,
+        slice: SliceIndex,
+        op: u64,
+        result: DiskResult,
+    ) {
+        self.manager(slice).completed(port, now_ns, op, result);
+    }
+
+    /// After a batch of events: delivers messages and does what has become possible.
+    pub fn poll<P: Port>(&mut self, port: &mut P, now_ns: u64) {
+        self.deliver(port, now_ns);
+        loop {
+            for manager in &mut self.managers {
+                manager.poll(port, now_ns);
+            }
+            if !self.deliver(port, now_ns) {
+                return;
+            }
+        }
+    }
+
+    /// Delivers until nobody has anything to say; whether anybody had.
+    fn deliver<P: Port>(&mut self, port: &mut P, now_ns: u64) -> bool {
+        let mut any = false;
+        loop {
+            let mut quiet = true;
+            for at in 0..self.managers.len() {
+                let from = self.managers[at].slice;
+                while let Some((to, message)) = self.managers[at].out.pop_front() {
+                    quiet = false;
+                    match self.position(to) {
+                        Some(there) => self.managers[there].message(port, now_ns, from, message),
+                        None => port.send(to, from, message),
+                    }
+                }
+            }
+            if quiet {
+                return any;
+            }
+            any = true;
+        }
+    }
+
+    /// When to poll at the latest, even if nothing happens.
+    #[must_use]
+    pub fn wakeup_ns(&self) -> Option<u64> {
+        self.managers.iter().filter_map(Iom::wakeup_ns).min()
+    }
+
+    /// Settles everything, checkpoints, and leaves each slice clean ([`crate::port::Notice::Clean`]).
+    pub fn shut_down<P: Port>(&mut self, port: &mut P, now_ns: u64) {
+        self.managers.iter_mut().for_each(Iom::shut_down);
+        self.poll(port, now_ns);
+    }
+
+    /// Whether all hosted slices have been left clean.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.managers.iter().all(Iom::is_clean)
+    }
+
+    /// Whether the array has stopped because a slice failed.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.managers.iter().any(|m| m.stopped)
+    }
+
+    /// What each hosted slice's manager has done, and the units of its journal in use.
+    pub fn stats(&self) -> impl Iterator<Item = (SliceIndex, Stats, u64)> + '_ {
+        self.managers.iter().map(|m| (m.slice, m.stats(), m.log.used_units()))
+    }
+
+    /// The membership under which it serves.
+    #[must_use]
+    pub fn held(&self) -> Option<Membership> {
+        self.managers.first().map(|m| m.config.held)
+    }
+}
