@@ -244,12 +244,12 @@ impl Geometry {
     pub fn slice_bytes(&self) -> u64 {
         self.slot_offset(self.slots) + SECTOR_BYTES
     }
+}
 
-    /// Offset of the second superblock, in bytes.
-    #[must_use]
-    pub fn backup_offset(&self) -> u64 {
-        self.slot_offset(self.slots)
-    }
+/// Offset of the second superblock on a device of `size_bytes`: its last whole 4 KiB, to be found without the first.
+#[must_use]
+pub fn backup_offset(size_bytes: u64) -> u64 {
+    (size_bytes / SECTOR_BYTES).saturating_sub(1) * SECTOR_BYTES
 }
 
 #[cfg(test)]

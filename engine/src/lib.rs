@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod canary;
+pub mod check;
 pub mod disk;
 pub mod format;
 pub mod geometry;
 pub mod iom;
 pub mod kernel;
+pub mod make;
 pub mod map;
 pub mod node;
 pub mod port;
+pub mod recovery;
 pub mod slots;

@@ -113,13 +113,22 @@ pub struct Reply {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notice {
     /// A block did not match its checksum, or could not be read, and was rebuilt from its row.
-    Repaired { row: u32 },
+    Repaired {
+        /// Its row.
+        row: u32,
+    },
     /// A block is lost: it does not match and its row cannot reproduce it.
-    Lost { row: u32 },
+    Lost {
+        /// Its row.
+        row: u32,
+    },
     /// A disk operation failed and was tried again.
     Retried,
     /// The slice has failed; the array stops.
-    SliceFailed { why: SliceFault },
+    SliceFailed {
+        /// What made it fail.
+        why: SliceFault,
+    },
     /// Everything is settled and checkpointed; the slice was left clean.
     Clean,
 }

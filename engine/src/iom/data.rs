@@ -604,11 +604,10 @@ impl Iom {
     /// Nothing waits for company any more.
     pub(crate) fn hurry_all(&mut self) {
         for (row, state) in &mut self.data.rows {
-            if state.head != NONE && !std::mem::replace(&mut state.urgent, true) {
-                if state.phase == Phase::Wanted {
-                    let parity = self.config.geometry.parity(*row);
-                    self.out.push_back((parity, Message::Hurry { row: *row }));
-                }
+            let calm = state.head != NONE && !std::mem::replace(&mut state.urgent, true);
+            if calm && state.phase == Phase::Wanted {
+                let parity = self.config.geometry.parity(*row);
+                self.out.push_back((parity, Message::Hurry { row: *row }));
             }
         }
     }

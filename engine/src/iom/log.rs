@@ -77,13 +77,15 @@ pub(crate) struct Log {
     buffers: [Buffer; GROUPS_MAX],
     bytes: Vec<u8>,
     records: Vec<Record>,
+    /// Of the group being sent: units before the ring's end, and the page where the rest begins.
+    split: (u64, Page),
     pub(crate) wraps: u64,
 }
 
 impl Log {
     pub(crate) fn new(config: &Config, limits: &Limits, start: &SliceStart, page: Page) -> Self {
         let both = 2 * limits.generations_max as usize;
-        let group_pages = (limits.group_units_max * 4096).div_ceil(config.geometry.block_bytes);
+        let group_pages = limits.group_pages(&config.geometry);
         let buffer = |i: u32| Buffer {
             page: page + i * group_pages,
             operations: Vec::with_capacity(both + 2),
@@ -108,6 +110,7 @@ impl Log {
             buffers: std::array::from_fn(|i| buffer(i as u32)),
             bytes: Vec::with_capacity(limits.group_units_max as usize * SECTOR_BYTES as usize),
             records: Vec::with_capacity(both),
+            split: (0, 0),
             wraps: 0,
         }
     }
@@ -224,7 +227,15 @@ impl Iom {
         (buffer.busy, buffer.durable, buffer.sequence) = (true, false, log.sequence);
         buffer.landed.clear();
         buffer.landed.extend(log.queue.iter().map(|q| (q.record.row, q.parity)));
-        port.fill(buffer.page, &log.bytes);
+        // Up to the ring's end, and from a page of its own what goes to the ring's start.
+        let room = units.min(log.units - log.position % log.units);
+        let per_page = u64::from(self.config.geometry.block_bytes) / SECTOR_BYTES;
+        log.split = (room, buffer.page + room.div_ceil(per_page) as u32);
+        let (head, rest) = log.bytes.split_at((room * SECTOR_BYTES) as usize);
+        port.fill(buffer.page, head);
+        if !rest.is_empty() {
+            port.fill(log.split.1, rest);
+        }
         let (start, end) = (log.position, log.position + units);
         log.sequence += 1;
         log.position = end;
@@ -271,23 +282,16 @@ impl Iom {
             buffer.extents.push(Extent { page, bytes: g.block_bytes });
             next = Some(slot + 1);
         }
-        // The ring may end in the middle of the group; then the rest of its bytes go to the ring's start. A block of
-        // memory begins at a page, so the second part is found by whole pages or the group is moved as units.
-        let room = log.units - start % log.units;
-        let unit_pages = SECTOR_BYTES as u32;
-        let mut done = 0;
-        while done < units {
-            let count = if done == 0 { units.min(room) } else { units - done };
-            let offset = g.journal_offset(start + done);
-            let per_page = u64::from(g.block_bytes / unit_pages);
-            let step =
-                if done % per_page == 0 { count } else { count.min(per_page - done % per_page) };
-            let page = buffer.page + (done / per_page) as u32;
-            let extent = Extent { page, bytes: step as u32 * unit_pages };
+        // The ring may end in the middle of the group; then the rest goes to the ring's start.
+        let (page, split) = (buffer.page, log.split);
+        for (page, done, count) in [(page, 0, split.0), (split.1, split.0, units - split.0)] {
+            if count == 0 {
+                continue;
+            }
             let first = buffer.extents.len() as u32;
+            let offset = g.journal_offset(start + done);
             buffer.operations.push(WriteOp { offset, first, count: 1, again: false });
-            buffer.extents.push(extent);
-            done += step;
+            buffer.extents.push(Extent { page, bytes: (count * SECTOR_BYTES) as u32 });
         }
     }
 

@@ -97,10 +97,15 @@ impl Limits {
         }
     }
 
+    /// Arena pages for a group on its way to disk: it may be split where the ring ends.
+    fn group_pages(&self, g: &Geometry) -> u32 {
+        (self.group_units_max * 4096).div_ceil(g.block_bytes) + 1
+    }
+
     /// Arena pages that belong to one I/O manager.
     #[must_use]
     pub fn pages(&self, g: &Geometry) -> u32 {
-        let group = (self.group_units_max * 4096).div_ceil(g.block_bytes);
+        let group = self.group_pages(g);
         4 * self.generations_max + 2 * self.repairs_max + GROUPS_MAX as u32 * group + IMAGES_MAX
     }
 }
@@ -231,9 +236,11 @@ impl Iom {
         };
         let n = limits.generations_max;
         let data = DataSide::new(&limits, pages(2 * n).collect());
+        let reused = config.broken(Canary::GenerationReused);
+        let epoch = if reused { 0 } else { config.held.epoch };
         let repairs = pages(2 * limits.repairs_max).collect();
-        let parity = ParitySide::new(&limits, config.held.epoch, pages(2 * n).collect(), repairs);
-        let group_pages = (limits.group_units_max * 4096).div_ceil(g.block_bytes);
+        let parity = ParitySide::new(&limits, epoch, pages(2 * n).collect(), repairs);
+        let group_pages = limits.group_pages(&g);
         let log = Log::new(&config, &limits, &start, pages(GROUPS_MAX as u32 * group_pages).start);
         let checkpoint = Checkpoint::new(start.anchor_version, pages(IMAGES_MAX).start);
         Self {

@@ -1,0 +1,234 @@
+//! What one slice says: its anchor, its map, and the journal groups behind the anchor, up to the first hole.
+
+use super::{RecoveryError, Work};
+use crate::canary::Canary;
+use crate::format::anchor::Anchor;
+use crate::format::journal::{self, Claim, Group};
+use crate::format::map_page::MapPage;
+use crate::format::{FormatError, Membership};
+use crate::geometry::SECTOR_BYTES;
+use crate::iom::{GROUPS_MAX, Limits};
+use crate::map::BlockMap;
+
+/// Map pages read at once.
+const BATCH: u32 = 256;
+/// Units of the journal read at once.
+const WINDOW: u64 = 64;
+
+/// One slice's journal and anchor.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) anchor: Anchor,
+    pub(super) groups: Vec<Group>,
+    /// Number and place of the next group.
+    pub(super) head: u64,
+    pub(super) head_position: u64,
+    /// Groups before this one were durable when a later one was written.
+    pub(super) flushed: u64,
+}
+
+impl Scan {
+    /// The memberships that this slice holds.
+    pub(super) fn memberships(&self) -> impl Iterator<Item = Membership> + '_ {
+        let claims = self.groups.iter().filter_map(|g| g.claim.as_ref());
+        claims.map(|c| c.held).chain([self.anchor.held])
+    }
+
+    /// The group that states `held`, if the journal still has it.
+    pub(super) fn claim(&self, held: Membership) -> Option<(u64, &Claim)> {
+        let mut claims = self.groups.iter().filter_map(|g| Some((g.sequence, g.claim.as_ref()?)));
+        claims.find(|(_, claim)| claim.held == held)
+    }
+}
+
+/// Reads the ring unit by unit, in larger pieces.
+struct RingReader {
+    first: u64,
+    bytes: Vec<u8>,
+}
+
+impl RingReader {
+    /// `count` units from `position` on.
+    fn units(
+        &mut self,
+        work: &mut Work,
+        slice: usize,
+        position: u64,
+        count: u64,
+    ) -> Result<Vec<u8>, RecoveryError> {
+        let mut out = vec![];
+        for at in position..position + count {
+            let have = self.bytes.len() as u64 / SECTOR_BYTES;
+            if at < self.first || at >= self.first + have {
+                self.fill(work, slice, at)?;
+            }
+            let from = ((at - self.first) * SECTOR_BYTES) as usize;
+            out.extend_from_slice(&self.bytes[from..from + SECTOR_BYTES as usize]);
+        }
+        Ok(out)
+    }
+
+    fn fill(&mut self, work: &mut Work, slice: usize, at: u64) -> Result<(), RecoveryError> {
+        let g = work.superblocks[0].geometry;
+        let to_end = u64::from(g.journal_units) - at % u64::from(g.journal_units);
+        self.bytes.resize((WINDOW.min(to_end) * SECTOR_BYTES) as usize, 0);
+        self.first = at;
+        work.read(slice, g.journal_offset(at), &mut self.bytes)
+    }
+}
+
+impl Work<'_, '_> {
+    pub(super) fn scan_all(&mut self) -> Result<(), RecoveryError> {
+        for slice in 0..self.disks.len() {
+            let anchor = self.read_anchor(slice)?;
+            let map = self.read_map(slice)?;
+            let scan = self.scan_journal(slice, anchor)?;
+            self.maps.push(map);
+            self.scans.push(scan);
+        }
+        self.report.clean = self.scans.iter().all(|s| s.anchor.clean && s.groups.is_empty());
+        Ok(())
+    }
+
+    fn read_anchor(&mut self, slice: usize) -> Result<Anchor, RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let array = self.superblocks[0].array_tag();
+        let mut bytes = vec![0; SECTOR_BYTES as usize];
+        let mut best: Option<Anchor> = None;
+        for copy in 0..2 {
+            // A sector that does not read is a damaged copy like any other.
+            let read = self.disks[slice].read(g.anchor_offset(copy), &mut bytes);
+            let anchor = read.ok().and_then(|()| Anchor::decode(&bytes, array, slice as u8).ok());
+            self.report.damaged_copies += u64::from(anchor.is_none());
+            best = best.into_iter().chain(anchor).max_by_key(|a| a.version);
+        }
+        best.ok_or(RecoveryError::NoAnchor { slice: slice as u8 })
+    }
+
+    fn read_map(&mut self, slice: usize) -> Result<BlockMap, RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let mut map = BlockMap::new(g.rows);
+        for first in (0..g.map_pages()).step_by(BATCH as usize) {
+            let count = BATCH.min(g.map_pages() - first);
+            let first_copies = self.read_pages(slice, first, count, 0)?;
+            let second_copies = self.read_pages(slice, first, count, 1)?;
+            for (i, (a, b)) in first_copies.into_iter().zip(second_copies).enumerate() {
+                self.report.damaged_copies += u64::from(a.is_none()) + u64::from(b.is_none());
+                let page = a.into_iter().chain(b).max_by_key(|p| p.version);
+                let lost = RecoveryError::NoMapPage { slice: slice as u8, page: first + i as u32 };
+                map.load(&page.ok_or(lost)?);
+            }
+        }
+        Ok(map)
+    }
+
+    fn read_pages(
+        &mut self,
+        slice: usize,
+        first: u32,
+        count: u32,
+        copy: u8,
+    ) -> Result<Vec<Option<MapPage>>, RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let array = self.superblocks[0].array_tag();
+        let sector = SECTOR_BYTES as usize;
+        let mut bytes = vec![0; count as usize * sector];
+        let whole = self.disks[slice].read(g.map_offset(first, copy), &mut bytes).is_ok();
+        let mut pages = vec![];
+        for page in first..first + count {
+            let at = (page - first) as usize * sector;
+            let bytes = &mut bytes[at..at + sector];
+            // If the batch does not read, its sectors are tried one by one.
+            let offset = g.map_offset(page, copy);
+            let readable = whole || self.disks[slice].read(offset, bytes).is_ok();
+            let decoded = MapPage::decode(bytes, array, slice as u8, page, g.slots);
+            pages.push(decoded.ok().filter(|_| readable));
+        }
+        Ok(pages)
+    }
+
+    fn scan_journal(&mut self, slice: usize, anchor: Anchor) -> Result<Scan, RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let mut reader = RingReader { first: 0, bytes: vec![] };
+        let (head, head_position) = (anchor.tail, anchor.tail_position);
+        let mut scan = Scan { anchor, head, head_position, ..Scan::default() };
+        let mut epoch = 0;
+        loop {
+            let used = scan.head_position - anchor.tail_position;
+            let room = u64::from(g.journal_units) - used;
+            let group = self.group_at(&mut reader, slice, scan.head_position, room)?;
+            let follows = |group: &Group| {
+                group.sequence == scan.head
+                    && group.position == scan.head_position
+                    && (group.epoch >= epoch || self.options.broken(Canary::StaleEpoch))
+            };
+            let Some(group) = group.filter(follows) else { break };
+            epoch = group.epoch;
+            scan.head += 1;
+            scan.head_position += u64::from(group.units);
+            scan.flushed = scan.flushed.max(group.flushed);
+            scan.groups.push(group);
+            self.report.groups += 1;
+        }
+        self.look_behind(&mut reader, slice, &scan, epoch)?;
+        if scan.head < anchor.settled {
+            return Err(RecoveryError::JournalDamaged { slice: slice as u8, group: scan.head });
+        }
+        Ok(scan)
+    }
+
+    /// The group that begins at `position`, if a valid one of at most `room` units does.
+    fn group_at(
+        &mut self,
+        reader: &mut RingReader,
+        slice: usize,
+        position: u64,
+        room: u64,
+    ) -> Result<Option<Group>, RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let (array, index) = (self.superblocks[0].array_tag(), slice as u8);
+        if room == 0 {
+            return Ok(None);
+        }
+        let first = reader.units(self, slice, position, 1)?;
+        let Ok(units) = journal::units(&first, array, index) else { return Ok(None) };
+        if u64::from(units) > room {
+            return Ok(None);
+        }
+        let bytes = reader.units(self, slice, position, units.into())?;
+        match journal::decode(&bytes, array, index, g.rows, g.slots) {
+            Ok(group) => Ok(Some(group)),
+            Err(FormatError::Version(_) | FormatError::Foreign) => Ok(None),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Groups in flight when the power went may stand behind a hole; they count for nothing. But if one of them knows the
+    /// missing group to have been durable, the journal is damaged, and what it held cannot be guessed (J20).
+    fn look_behind(
+        &mut self,
+        reader: &mut RingReader,
+        slice: usize,
+        scan: &Scan,
+        epoch: u64,
+    ) -> Result<(), RecoveryError> {
+        let g = self.superblocks[0].geometry;
+        let used = scan.head_position - scan.anchor.tail_position;
+        let reach = u64::from(Limits::of(&g).group_units_max) * (GROUPS_MAX as u64 + 1);
+        let end = scan.head_position + reach.min(u64::from(g.journal_units) - used);
+        for position in scan.head_position + 1..end {
+            let Some(group) = self.group_at(reader, slice, position, end - position)? else {
+                continue;
+            };
+            if group.position != position || group.sequence <= scan.head || group.epoch < epoch {
+                continue;
+            }
+            self.report.behind_holes += 1;
+            if group.flushed > scan.head {
+                let (slice, group) = (slice as u8, scan.head);
+                return Err(RecoveryError::JournalDamaged { slice, group });
+            }
+        }
+        Ok(())
+    }
+}

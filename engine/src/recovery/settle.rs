@@ -1,0 +1,286 @@
+//! Settling: journals are applied to the maps, and each row in doubt is settled by the decision table.
+
+use super::decision::{Facts, Letter, decide};
+use super::{RecoveryError, Work};
+use crate::canary::Canary;
+use crate::format::journal::{Outcome, Record};
+use crate::format::{Entry, Generation, Membership};
+use crate::slots::Slots;
+use std::collections::{BTreeMap, HashMap};
+
+/// A record in doubt, and whether its block is known to be durable without looking.
+#[derive(Clone, Copy)]
+struct Doubt {
+    record: Record,
+    group: u64,
+}
+
+/// By row, by slice: the records in doubt, in order.
+type Doubts = BTreeMap<u32, Vec<Vec<Doubt>>>;
+
+impl Work<'_, '_> {
+    /// Settles everything; returns the membership that was in force.
+    pub(super) fn settle_all(&mut self) -> Result<Membership, RecoveryError> {
+        let held = self.in_force()?;
+        let all = self.superblocks[0].geometry.all();
+        if held.members != all {
+            return Err(RecoveryError::OutOfSync { members: held.members });
+        }
+        let claim = self.scans.iter().find_map(|s| s.claim(held));
+        self.outcomes = claim.map_or(vec![], |(_, c)| c.outcomes.clone());
+        let (doubts, known) = self.apply_journals(held);
+        let before: Vec<Vec<Entry>> = self.maps.iter().map(|m| m.entries().to_vec()).collect();
+        let named = named_slots(&doubts, self.disks.len());
+        for (row, records) in &doubts {
+            self.settle_row(*row, records, known.get(row).copied(), &before, &named)?;
+        }
+        Ok(held)
+    }
+
+    /// The membership in force: the newest that no slice it names lacks. One that a slice lacks never served (J15).
+    fn in_force(&mut self) -> Result<Membership, RecoveryError> {
+        let mut all: Vec<Membership> = self.scans.iter().flat_map(|s| s.memberships()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let seen = all.len();
+        all.retain(|held| {
+            let mut named =
+                self.scans.iter().enumerate().filter(|(i, _)| held.members >> i & 1 == 1);
+            named.all(|(_, scan)| scan.memberships().any(|m| m == *held))
+        });
+        self.report.void = (seen - all.len()) as u64;
+        let newest = *all.last().ok_or(RecoveryError::Disagreement)?;
+        let rival = all.iter().any(|m| m.epoch == newest.epoch && *m != newest);
+        if rival { Err(RecoveryError::Disagreement) } else { Ok(newest) }
+    }
+
+    /// Applies what is settled to the maps; returns what is in doubt, and by row the newest generation known settled.
+    fn apply_journals(&mut self, held: Membership) -> (Doubts, HashMap<u32, Generation>) {
+        let slices = self.disks.len();
+        let mut doubts = Doubts::new();
+        let mut known: HashMap<u32, Generation> = HashMap::new();
+        let back: HashMap<(u32, Generation), u16> =
+            self.outcomes.iter().map(|o| ((o.row, o.generation), o.back)).collect();
+        for slice in 0..slices {
+            let scan = &self.scans[slice];
+            let boundary = scan.claim(held).map(|c| c.0);
+            for group in &scan.groups {
+                let recorded = boundary.is_some_and(|b| group.sequence <= b);
+                let void = group.claim.as_ref().is_some_and(|c| c.held != held) && !recorded;
+                for r in group.records.iter().filter(|_| !void) {
+                    let taken_back = back.get(&(r.row, r.generation));
+                    let went_back = taken_back.is_some_and(|mask| mask >> slice & 1 == 1);
+                    if went_back && group.claim.is_none() {
+                        continue;
+                    }
+                    if recorded || group.sequence < scan.anchor.settled {
+                        self.maps[slice].set(r.row, r.new, group.sequence);
+                        let newest = known.entry(r.row).or_default();
+                        *newest = (*newest).max(r.generation);
+                    } else {
+                        let of_row = doubts.entry(r.row).or_insert_with(|| vec![vec![]; slices]);
+                        of_row[slice].push(Doubt { record: *r, group: group.sequence });
+                    }
+                }
+            }
+        }
+        (doubts, known)
+    }
+
+    fn settle_row(
+        &mut self,
+        row: u32,
+        records: &[Vec<Doubt>],
+        known: Option<Generation>,
+        before: &[Vec<Entry>],
+        named: &[Vec<u32>],
+    ) -> Result<(), RecoveryError> {
+        let generations = records.iter().flatten().map(|d| d.record.generation);
+        let newest = generations.max().expect("a row in doubt has records");
+        let settled = known.is_some_and(|k| k >= newest);
+        // One unsettled generation a row: the newest proves that all before it have settled (J1, J3).
+        for (slice, of_slice) in records.iter().enumerate() {
+            for d in of_slice.iter().filter(|d| settled || d.record.generation < newest) {
+                self.maps[slice].set(row, d.record.new, d.group);
+            }
+        }
+        if settled {
+            self.count(Letter::A);
+            return Ok(());
+        }
+        let parity = usize::from(self.superblocks[0].geometry.parity(row));
+        let of_newest = |slice: usize| -> Option<Doubt> {
+            records[slice].iter().copied().find(|d| d.record.generation == newest)
+        };
+        let mut landed = vec![false; records.len()];
+        let mut participants = 0;
+        for (slice, has) in landed.iter_mut().enumerate() {
+            if let Some(d) = of_newest(slice) {
+                participants |= d.record.participants;
+                *has = self.has_landed(slice, &d);
+            }
+        }
+        let data = |i: &usize| *i != parity && participants >> i & 1 == 1;
+        let (good, lacking): (Vec<_>, Vec<_>) =
+            (0..records.len()).filter(data).partition(|i| landed[*i]);
+        let facts = Facts {
+            known: false,
+            parity_out: false,
+            parity_landed: landed[parity],
+            landed: good.len(),
+            lacking: lacking.len(),
+            out: 0,
+        };
+        let letter = decide(&facts);
+        self.count(letter);
+        let mut chosen: Vec<Entry> = self.maps.iter().map(|m| m.get(row)).collect();
+        let commit = |chosen: &mut Vec<Entry>, slices: &[usize]| {
+            for slice in slices {
+                chosen[*slice] = of_newest(*slice).map_or(chosen[*slice], |d| d.record.new);
+            }
+        };
+        let each_for_itself = self.options.broken(Canary::EachForItself);
+        let rebuild = match letter {
+            _ if each_for_itself => {
+                let mut all = good.clone();
+                all.extend(landed[parity].then_some(parity));
+                commit(&mut chosen, &all);
+                None
+            }
+            Letter::B => {
+                commit(&mut chosen, &good);
+                commit(&mut chosen, &[parity]);
+                None
+            }
+            Letter::C => {
+                commit(&mut chosen, &good);
+                commit(&mut chosen, &[parity]);
+                Some(lacking[0])
+            }
+            Letter::E => {
+                commit(&mut chosen, &good);
+                Some(parity)
+            }
+            _ => None,
+        };
+        if let Some(slice) = rebuild {
+            let own = of_newest(slice).map(|d| d.record.new);
+            match self.rebuild(row, slice, own, &chosen, before, named)? {
+                Some(entry) => chosen[slice] = entry,
+                // The row no longer has what it takes: going back is as safe (I2), the old side is still there (J7).
+                None => chosen = self.maps.iter().map(|m| m.get(row)).collect(),
+            }
+        }
+        self.conclude(row, newest, &chosen, rebuild, records);
+        Ok(())
+    }
+
+    fn count(&mut self, letter: Letter) {
+        *self.report.letters.entry(letter).or_default() += 1;
+    }
+
+    /// Record present (it is) and the block matches (J21). What a later group knew to be durable need not be read.
+    fn has_landed(&mut self, slice: usize, d: &Doubt) -> bool {
+        d.record.new.is_empty()
+            || self.options.broken(Canary::UnverifiedRecord)
+            || d.group < self.scans[slice].flushed
+            || self.block(slice, d.record.row, d.record.new).is_some()
+    }
+
+    /// The block of `slice` that makes the row whole, with its entry; `None` if another block of the row does not read.
+    fn rebuild(
+        &mut self,
+        row: u32,
+        slice: usize,
+        own: Option<Entry>,
+        chosen: &[Entry],
+        before: &[Vec<Entry>],
+        named: &[Vec<u32>],
+    ) -> Result<Option<Entry>, RecoveryError> {
+        let mut sum = vec![0; self.superblocks[0].geometry.block_bytes as usize];
+        for (other, entry) in chosen.iter().enumerate().filter(|(i, _)| *i != slice) {
+            match self.block(other, row, *entry) {
+                Some(bytes) => crate::kernel::xor(&mut sum, &bytes),
+                None => return Ok(None),
+            }
+        }
+        let parity = slice == usize::from(self.superblocks[0].geometry.parity(row));
+        if parity && crate::kernel::is_zero(&sum) {
+            return Ok(Some(Entry::EMPTY));
+        }
+        let check = crate::kernel::checksum(&sum, self.seed(slice, row));
+        let designated = own.filter(|e| !e.is_empty());
+        if designated.is_some_and(|e| e.sum != check && !parity) {
+            // The row says something else than the record: something in it is not what it seems.
+            return Ok(None);
+        }
+        // Its own designated slot, or one free before the decision: a second attempt must find the old side (J22).
+        let slot = match designated {
+            Some(e) => e.slot,
+            None => self.free_slot(slice, before, named)?,
+        };
+        self.rebuilt.push((slice as u8, row, sum));
+        self.report.rebuilt += 1;
+        Ok(Some(Entry { slot, sum: check }))
+    }
+
+    fn free_slot(
+        &mut self,
+        slice: usize,
+        before: &[Vec<Entry>],
+        named: &[Vec<u32>],
+    ) -> Result<u32, RecoveryError> {
+        let mut slots = Slots::new(self.superblocks[0].geometry.slots);
+        let old = before[slice].iter().chain(self.maps[slice].entries());
+        for entry in old.filter(|e| !e.is_empty()) {
+            slots.occupy(entry.slot);
+        }
+        named[slice].iter().for_each(|slot| drop(slots.occupy(*slot)));
+        self.forward[slice].iter().for_each(|r| drop(slots.occupy(r.new.slot)));
+        slots.take().ok_or(RecoveryError::JournalFull { slice: slice as u8 })
+    }
+
+    /// Puts the choice into the maps, and into what the claim will say.
+    fn conclude(
+        &mut self,
+        row: u32,
+        generation: Generation,
+        chosen: &[Entry],
+        rebuilt: Option<usize>,
+        records: &[Vec<Doubt>],
+    ) {
+        let mut back = 0;
+        for (slice, entry) in chosen.iter().enumerate() {
+            let old = self.maps[slice].get(row);
+            let own = records[slice].iter().find(|d| d.record.generation == generation);
+            let group = own.map_or(self.scans[slice].head, |d| d.group);
+            if rebuilt == Some(slice) && *entry != old {
+                let new = *entry;
+                let record = Record { row, generation, old, new, participants: 1 << slice };
+                self.forward[slice].push(record);
+            } else if own.is_some_and(|d| d.record.new != *entry) {
+                back |= 1 << slice;
+            }
+            if *entry != old {
+                self.maps[slice].set(row, *entry, group);
+            }
+        }
+        if back != 0 {
+            self.outcomes.push(Outcome { row, generation, back });
+        }
+    }
+}
+
+/// By slice: the slots that records in doubt name, old and new.
+fn named_slots(doubts: &Doubts, slices: usize) -> Vec<Vec<u32>> {
+    let mut named = vec![vec![]; slices];
+    for of_row in doubts.values() {
+        for (slice, of_slice) in of_row.iter().enumerate() {
+            for d in of_slice {
+                let both = [d.record.old, d.record.new];
+                named[slice].extend(both.iter().filter(|e| !e.is_empty()).map(|e| e.slot));
+            }
+        }
+    }
+    named
+}
