@@ -1,1 +1,34 @@
-//! The manager: control socket, HTTP and JSON.
+//! The manager's control socket: HTTP/1.1 with JSON on a unix socket, apart from the data path.
+//!
+//! The daemon implements [`Source`], which is asked once for each request and answers from its
+//! counters; [`Server::start`] serves it on a thread of its own. `status` defines what is said,
+//! `http` how requests are read, `net` alone knows the asynchronous runtime, and [`get`] is the
+//! other end, for tools.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod api;
+mod client;
+mod health;
+mod http;
+mod metrics;
+mod net;
+mod server;
+mod status;
+mod time;
+
+pub use client::{ClientError, get};
+pub use health::judge;
+pub use server::{Handle, Server, ServerError};
+pub use status::{
+    Array, ArrayState, ClientIo, Daemon, DiskIo, Export, Health, Io, SCHEMA_VERSION, Slice,
+    SliceState, Staging, Status, Verdict, Worker,
+};
+pub use time::rfc3339;
+
+/// What the control socket tells about: the daemon.
+pub trait Source: Send + Sync {
+    /// How things are now. Called on the control thread, for each request; must not wait for
+    /// workers.
+    fn status(&self) -> Status;
+}
