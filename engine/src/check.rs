@@ -133,13 +133,11 @@ fn check_window(
     }
 }
 
+/// Is handed a block: its row, its entry, its bytes unless they do not read.
+type Each<'a> = dyn FnMut(u32, Entry, Option<&[u8]>) + 'a;
+
 /// Reads the blocks of `entries` that have a slot, neighbours at once, and hands each on; `None` where it does not read.
-fn read_blocks(
-    disk: &mut dyn Disk,
-    g: &Geometry,
-    entries: &[(u32, Entry)],
-    each: &mut dyn FnMut(u32, Entry, Option<&[u8]>),
-) {
+fn read_blocks(disk: &mut dyn Disk, g: &Geometry, entries: &[(u32, Entry)], each: &mut Each) {
     let block = g.block_bytes as usize;
     let mut by_slot: Vec<_> = entries.iter().filter(|(_, e)| !e.is_empty()).copied().collect();
     by_slot.sort_unstable_by_key(|(_, e)| e.slot);

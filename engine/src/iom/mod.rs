@@ -86,7 +86,7 @@ impl Limits {
     pub fn of(g: &Geometry) -> Self {
         let memory = (4 << 20) / g.block_bytes;
         let share = 2048 / u32::from(g.slices);
-        let room = (g.spare() / 4).min(g.journal_units / 8);
+        let room = (g.spare() / 2).min(g.journal_units / 8);
         let generations_max = room.min(memory).min(share).clamp(1, 256);
         let doubt = (generations_max * u32::from(g.slices)) as usize;
         Self {

@@ -235,8 +235,10 @@ impl Work<'_, '_> {
         for entry in old.filter(|e| !e.is_empty()) {
             slots.occupy(entry.slot);
         }
-        named[slice].iter().for_each(|slot| drop(slots.occupy(*slot)));
-        self.forward[slice].iter().for_each(|r| drop(slots.occupy(r.new.slot)));
+        let promised = self.forward[slice].iter().map(|r| r.new.slot);
+        for slot in named[slice].iter().copied().chain(promised).filter(|s| *s != Entry::NO_SLOT) {
+            slots.occupy(slot);
+        }
         slots.take().ok_or(RecoveryError::JournalFull { slice: slice as u8 })
     }
 
