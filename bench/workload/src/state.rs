@@ -358,6 +358,7 @@ fn load_write(oracle: &mut Oracle, parts: &[Record; 4]) -> Option<()> {
         end: end.words[0],
         mask: bits(mask),
         possible: bits(possible),
+        ruled_out_at: 0,
         content: content_of(head.flags & 3)?,
         outcome: outcome_of(head.flags >> 2 & 7).filter(|outcome| *outcome != Outcome::Sent)?,
     };

@@ -49,11 +49,18 @@ pub(crate) struct Write {
     pub(crate) mask: u128,
     /// Those of them where no observation has ruled it out.
     pub(crate) possible: u128,
+    /// When the last such observation was made; reads issued before it may still show the write.
+    pub(crate) ruled_out_at: u64,
     pub(crate) content: Content,
     pub(crate) outcome: Outcome,
 }
 
 impl Write {
+    /// The sectors where a read issued at `issued` may find it, as far as observations tell.
+    fn possible_for(&self, issued: u64) -> u128 {
+        if issued < self.ruled_out_at { self.mask } else { self.possible }
+    }
+
     fn acknowledged(&self) -> bool {
         matches!(self.outcome, Outcome::Acknowledged | Outcome::Durable)
     }
@@ -86,6 +93,8 @@ pub(crate) struct View<'a> {
     pub(crate) issued: u64,
     /// The clock, which is above every version that was sent.
     pub(crate) now: u64,
+    /// When the victim last stopped.
+    pub(crate) last_crash: u64,
     /// Whether even a read that races with a write sees a block whole.
     pub(crate) atomic_reads: bool,
     /// The index in the block of the first sector that was read.
@@ -121,7 +130,7 @@ impl History {
         let mut index = 0;
         while index < self.live.len() {
             let write = self.live[index];
-            if write.possible & !self.replaced(&write, oldest_read) == 0 {
+            if write.possible_for(oldest_read) & !self.replaced(&write, oldest_read) == 0 {
                 self.past.push(self.live.remove(index));
             } else {
                 index += 1;
@@ -213,7 +222,7 @@ impl History {
     fn choices(&self, view: &View, place: usize, sector: Sector) -> Vec<usize> {
         let bit = 1u128 << place;
         let fits = |write: &Write| {
-            write.possible & bit != 0
+            write.possible_for(view.issued) & bit != 0
                 && write.holds(sector, view.stream)
                 && self.replaced(write, view.issued) & bit == 0
         };
@@ -261,15 +270,13 @@ impl History {
         let bit = 1u128 << place;
         let latest = found.iter().map(|&index| self.live[index].end).max().unwrap_or(0);
         // What was written since the power cut hides what came back, but does not rule it out.
-        let came_back = found.iter().all(|&index| {
-            let outcome = self.live[index].outcome;
-            matches!(outcome, Outcome::Durable | Outcome::InDoubt { power_cut: true })
-        });
+        let came_back = found.iter().all(|&index| self.live[index].version < view.last_crash);
         for (index, write) in self.live.iter_mut().enumerate() {
             if found.contains(&index) || write.end >= view.issued {
                 continue;
             }
             write.possible &= !bit;
+            write.ruled_out_at = view.now;
             match write.outcome {
                 Outcome::InDoubt { power_cut: true } if came_back => write.mask &= !bit,
                 // Had it taken effect it would have been seen: not even a power cut brings it.

@@ -125,6 +125,7 @@ pub struct Oracle {
     pub(crate) active: BTreeMap<u64, History>,
     in_flight: BTreeMap<u64, Request>,
     reads: BTreeSet<u64>,
+    last_crash: u64,
     atomic_reads: bool,
     pub(crate) log: Option<Log>,
 }
@@ -152,7 +153,15 @@ impl Settled {
     fn history(self, full: u128) -> History {
         let version = self.version();
         let (content, outcome) = (self.content(), Outcome::Durable);
-        let only = Write { version, end: version, mask: full, possible: full, content, outcome };
+        let only = Write {
+            version,
+            end: version,
+            mask: full,
+            possible: full,
+            ruled_out_at: 0,
+            content,
+            outcome,
+        };
         History { live: vec![only], past: Vec::new() }
     }
 
@@ -188,6 +197,7 @@ impl Oracle {
             active: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             reads: BTreeSet::new(),
+            last_crash: 0,
             atomic_reads: false,
             log: None,
         }
@@ -271,6 +281,7 @@ impl Oracle {
                 end: u64::MAX,
                 mask,
                 possible: mask,
+                ruled_out_at: 0,
                 content,
                 outcome: Outcome::Sent,
             };
@@ -379,8 +390,9 @@ impl Oracle {
 
     fn check_part(&mut self, issued: u64, part: &Part, sectors: &[Sector]) -> Result<(), Mismatch> {
         let (stream, atomic_reads, full) = (self.stream, self.atomic_reads, self.full());
-        let now = self.clock;
-        let view = View { stream, issued, now, atomic_reads, first: part.first, sectors };
+        let (now, last_crash) = (self.clock, self.last_crash);
+        let first = part.first;
+        let view = View { stream, issued, now, last_crash, atomic_reads, first, sectors };
         let checked = match self.active.get_mut(&part.block) {
             Some(history) => history.check(&view),
             None => self.settled[part.block as usize].history(full).check(&view),
@@ -413,6 +425,7 @@ impl Oracle {
 
     pub(crate) fn crash_at(&mut self, crash: Crash, clock: u64) {
         self.clock = clock;
+        self.last_crash = clock;
         self.reads.clear();
         self.in_flight.clear();
         let blocks: Vec<u64> = self.active.keys().copied().collect();

@@ -359,8 +359,8 @@ fn a_settled_oracle_is_small() {
     assert_eq!(world.oracle.unsettled_blocks(), 0);
 }
 
-/// A correct disk under random overlapping requests, crashes and power cuts is never accused; a
-/// disk that drops one acknowledged write is.
+/// A correct disk under random overlapping requests, crashes and power cuts is never accused; one
+/// that drops acknowledged writes is.
 #[test]
 fn random_histories_of_a_correct_disk_are_accepted_and_a_lost_write_is_not() {
     let mut noticed = 0;
@@ -368,73 +368,143 @@ fn random_histories_of_a_correct_disk_are_accepted_and_a_lost_write_is_not() {
         assert_eq!(random_history(seed, false), Ok(()), "seed {seed}");
         noticed += u32::from(random_history(seed, true).is_err());
     }
-    assert!(noticed > 1900, "only {noticed} of 2000 disks that lose a write were noticed");
+    assert!(noticed > 1600, "only {noticed} of 2000 disks that lose a write were noticed");
 }
 
+/// A disk with a cache, and requests under way on it.
+struct Busy {
+    world: World,
+    cache: Vec<u8>,
+    /// Version, first sector, sectors, and whether it has reached the cache.
+    writes: Vec<(u64, u64, u32, bool)>,
+    /// The ticket, the block, and what the disk answered, once it has.
+    reads: Vec<(ReadTicket, u64, Option<Vec<u8>>)>,
+    rng: crate::rng::Rng,
+    lose: bool,
+}
+
+const BUSY_BLOCKS: u64 = 4;
+
 fn random_history(seed: u64, lose: bool) -> Result<(), MismatchKind> {
-    const BLOCKS: u64 = 4;
-    let mut rng = crate::rng::Rng::new(seed);
-    let mut world = World::new(BLOCKS);
-    let mut cache = world.disk.clone();
-    let mut in_flight: Vec<(u64, u64, u32)> = Vec::new();
+    let world = World::new(BUSY_BLOCKS);
+    let cache = world.disk.clone();
+    let (writes, reads, rng) = (Vec::new(), Vec::new(), crate::rng::Rng::new(seed));
+    let mut busy = Busy { world, cache, writes, reads, rng, lose: false };
     for step in 0..400 {
-        match rng.below(20) {
-            0..8 => {
-                let first = rng.below(BLOCKS * 8);
-                let sectors = 1 + rng.below((BLOCKS * 8 - first).min(12)) as u32;
-                let version = world.oracle.begin_write(first, sectors);
-                in_flight.push((version, first, sectors));
+        busy.lose = lose && step > 100;
+        match busy.rng.below(30) {
+            0..8 => busy.send_write(),
+            8..12 => busy.serve_write(),
+            12..18 => busy.acknowledge(),
+            18 => {
+                busy.world.flush();
+                busy.world.disk.copy_from_slice(&busy.cache);
             }
-            8..15 if !in_flight.is_empty() => {
-                let index = rng.below(in_flight.len() as u64) as usize;
-                let (version, first, sectors) = in_flight.swap_remove(index);
-                if !(lose && step > 100 && rng.percent(10)) {
-                    let place = first as usize * 512..(first as usize + sectors as usize) * 512;
-                    world.oracle.fill(version, first, &mut cache[place]);
-                }
-                world.oracle.acknowledge(version, false);
+            19 => busy.crash(),
+            20..23 => {
+                let block = busy.rng.below(BUSY_BLOCKS);
+                let sectors = u64::from(SECTORS);
+                let ticket = busy.world.oracle.begin_read(block * sectors, SECTORS);
+                busy.reads.push((ticket, block, None));
             }
-            15 => {
-                world.flush();
-                world.disk.copy_from_slice(&cache);
-            }
-            16 | 17 => {
-                let power_cut = rng.percent(50);
-                let crash = if power_cut { Crash::PowerCut } else { Crash::Daemon };
-                world.oracle.crash(crash);
-                for block in 0..BLOCKS as usize {
-                    let place = block * BYTES..(block + 1) * BYTES;
-                    if power_cut && rng.percent(50) {
-                        cache[place.clone()].copy_from_slice(&world.disk[place]);
-                    }
-                }
-                for (version, first, sectors) in in_flight.drain(..) {
-                    land_some(&world, &mut rng, &mut cache, (version, first, sectors));
-                }
-                world.disk.copy_from_slice(&cache);
-            }
-            _ => {
-                let block = rng.below(BLOCKS);
-                let bytes = cache[block as usize * BYTES..][..BYTES].to_vec();
-                world.oracle.verify_block(block, &bytes).map_err(|mismatch| mismatch.kind)?;
-            }
+            23..26 => busy.serve_read(),
+            _ => busy.end_read()?,
         }
     }
     Ok(())
 }
 
-/// A write in flight at a crash reaches some of its blocks, each of them whole.
-fn land_some(
-    world: &World,
-    rng: &mut crate::rng::Rng,
-    cache: &mut [u8],
-    (version, first, sectors): (u64, u64, u32),
-) {
-    for part in world.oracle.parts(Request { first_sector: first, sectors }) {
-        if rng.percent(50) {
-            let sector = part.block * u64::from(SECTORS) + part.first as u64;
-            let place = sector as usize * 512..(sector as usize + part.count) * 512;
-            world.oracle.fill(version, sector, &mut cache[place]);
+impl Busy {
+    fn pick(&mut self, count: usize) -> Option<usize> {
+        (count > 0).then(|| self.rng.below(count as u64) as usize)
+    }
+
+    fn send_write(&mut self) {
+        let first = self.rng.below(BUSY_BLOCKS * 8);
+        let sectors = 1 + self.rng.below((BUSY_BLOCKS * 8 - first).min(12)) as u32;
+        let version = self.world.oracle.begin_write(first, sectors);
+        self.writes.push((version, first, sectors, false));
+    }
+
+    fn serve_write(&mut self) {
+        let Some(index) = self.pick(self.writes.len()) else { return };
+        let (version, first, sectors, served) = self.writes[index];
+        if served {
+            return;
+        }
+        self.writes[index].3 = true;
+        if !(self.lose && self.rng.percent(30)) {
+            let place = first as usize * 512..(first as usize + sectors as usize) * 512;
+            self.world.oracle.fill(version, first, &mut self.cache[place]);
         }
     }
+
+    fn acknowledge(&mut self) {
+        let served = |write: &(u64, u64, u32, bool)| write.3;
+        let Some(index) = self.writes.iter().position(served) else { return };
+        let (version, ..) = self.writes.swap_remove(index);
+        self.world.oracle.acknowledge(version, false);
+    }
+
+    fn serve_read(&mut self) {
+        let Some(index) = self.pick(self.reads.len()) else { return };
+        let (_, block, answer) = &mut self.reads[index];
+        let bytes = &self.cache[*block as usize * BYTES..][..BYTES];
+        answer.get_or_insert_with(|| bytes.to_vec());
+    }
+
+    fn end_read(&mut self) -> Result<(), MismatchKind> {
+        let Some(index) = self.pick(self.reads.len()) else { return Ok(()) };
+        let (ticket, block, answer) = self.reads.swap_remove(index);
+        let now = &self.cache[block as usize * BYTES..][..BYTES];
+        let bytes = answer.unwrap_or_else(|| now.to_vec());
+        self.world.oracle.check_read(ticket, &bytes).map_err(|mismatch| mismatch.kind)
+    }
+
+    fn crash(&mut self) {
+        let power_cut = self.rng.percent(50);
+        self.world.oracle.crash(if power_cut { Crash::PowerCut } else { Crash::Daemon });
+        self.reads.clear();
+        for block in 0..BUSY_BLOCKS as usize {
+            let place = block * BYTES..(block + 1) * BYTES;
+            if power_cut && self.rng.percent(50) {
+                self.cache[place.clone()].copy_from_slice(&self.world.disk[place]);
+            }
+        }
+        for (version, first, sectors, served) in std::mem::take(&mut self.writes) {
+            if !served {
+                self.land_some(version, Request { first_sector: first, sectors });
+            }
+        }
+        self.world.disk.copy_from_slice(&self.cache);
+    }
+
+    /// A write in flight at a crash reaches some of its blocks, each of them whole.
+    fn land_some(&mut self, version: u64, request: Request) {
+        for part in self.world.oracle.parts(request) {
+            if self.rng.percent(50) {
+                let sector = part.block * u64::from(SECTORS) + part.first as u64;
+                let place = sector as usize * 512..(sector as usize + part.count) * 512;
+                self.world.oracle.fill(version, sector, &mut self.cache[place]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_observation_binds_only_reads_issued_after_it() {
+    let mut world = World::new(1);
+    let (a, b) = (world.send(0), world.send(0));
+    world.oracle.acknowledge(a, false);
+    world.oracle.acknowledge(b, false);
+    world.land(0, a);
+    let a_bytes = world.bytes(0);
+    let early = world.oracle.begin_read(0, SECTORS);
+    world.land(0, b);
+    let reader = world.oracle.begin_read(0, SECTORS);
+    let b_bytes = world.bytes(0);
+    world.oracle.check_read(reader, &b_bytes).unwrap();
+    let late = world.oracle.begin_read(0, SECTORS);
+    world.oracle.check_read(early, &a_bytes).unwrap();
+    assert!(world.oracle.check_read(late, &a_bytes).is_err());
 }
