@@ -96,6 +96,7 @@ impl Anchor {
             clean: raw.clean == 1,
         };
         let sane = raw.clean <= 1
+            && raw.reserved.iter().all(|b| *b == 0)
             && anchor.tail <= anchor.settled
             && anchor.version < 1 << 62
             && anchor.settled < 1 << 62

@@ -278,8 +278,12 @@ pub fn decode(
     if !sealed(bytes, CHECKSUM_AT) {
         return Err(FormatError::Checksum);
     }
-    let (raw, body) = RawHeader::ref_from_prefix(bytes).map_err(|_| FormatError::Field)?;
-    let mut body = body.get(..raw.body_bytes.get() as usize).ok_or(FormatError::Field)?;
+    let (raw, rest) = RawHeader::ref_from_prefix(bytes).map_err(|_| FormatError::Field)?;
+    let (mut body, padding) =
+        rest.split_at_checked(raw.body_bytes.get() as usize).ok_or(FormatError::Field)?;
+    if !zeros(padding) || !zeros(&raw.reserved) {
+        return Err(FormatError::Field);
+    }
     let claim = match raw.claims {
         0 => None,
         1 => Some(decode_claim(&mut body, rows)?),
@@ -302,6 +306,17 @@ pub fn decode(
     if small && group.flushed <= group.sequence { Ok(group) } else { Err(FormatError::Field) }
 }
 
+fn zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| *b == 0)
+}
+
+/// A generation read from disk, if nothing that is added to it can overflow.
+fn generation(epoch: U64, counter: U64) -> Result<Generation, FormatError> {
+    let (epoch, counter) = (epoch.get(), counter.get());
+    let small = epoch < 1 << 62 && counter < 1 << 62;
+    if small { Ok(Generation { epoch, counter }) } else { Err(FormatError::Field) }
+}
+
 fn take<'a, T: FromBytes + KnownLayout + Immutable>(
     body: &mut &'a [u8],
 ) -> Result<&'a T, FormatError> {
@@ -317,11 +332,14 @@ fn decode_claim(body: &mut &[u8], rows: u32) -> Result<Claim, FormatError> {
         members: raw.members.get(),
         region: u128::from_le_bytes(raw.region),
     };
+    if held.epoch >= 1 << 62 || !zeros(&raw.reserved) {
+        return Err(FormatError::Field);
+    }
     let mut outcomes = vec![];
     for _ in 0..raw.outcomes.get() {
         let raw: &RawOutcome = take(body)?;
-        let generation = Generation { epoch: raw.epoch.get(), counter: raw.counter.get() };
-        if raw.row.get() >= rows {
+        let generation = generation(raw.epoch, raw.counter)?;
+        if raw.row.get() >= rows || !zeros(&raw.reserved) {
             return Err(FormatError::Field);
         }
         outcomes.push(Outcome { row: raw.row.get(), generation, back: raw.back.get() });
@@ -341,7 +359,8 @@ fn decode_run(
     let inside = count > 0
         && row.checked_add(count).is_some_and(|end| end <= rows)
         && (empty || slot.checked_add(count).is_some_and(|end| end <= slots))
-        && raw.counter.get() < 1 << 62;
+        && zeros(&raw.reserved);
+    let first = generation(raw.epoch, raw.counter)?;
     if !inside {
         return Err(FormatError::Field);
     }
@@ -353,10 +372,10 @@ fn decode_run(
         if !sane(old) || !sane(new) {
             return Err(FormatError::Field);
         }
-        let counter = raw.counter.get() + u64::from(i);
+        let counter = first.counter + u64::from(i);
         records.push(Record {
             row: row + i,
-            generation: Generation { epoch: raw.epoch.get(), counter },
+            generation: Generation { counter, ..first },
             old,
             new,
             participants: raw.participants.get(),

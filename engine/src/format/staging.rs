@@ -4,6 +4,7 @@
 //! nothing; they are written last and erased first, so that a process may die between any two stores.
 
 use super::{FormatError, seal, sealed};
+use crate::geometry::Geometry;
 use crate::port::SliceIndex;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -73,7 +74,8 @@ impl Staged {
         if !sealed(raw.as_bytes(), CHECKSUM_AT) {
             return Err(FormatError::Checksum);
         }
-        if raw.zeros > 1 || raw.first >= raw.last {
+        let reserved = raw.reserved.iter().any(|b| *b != 0);
+        if raw.zeros > 1 || raw.first >= raw.last || reserved {
             return Err(FormatError::Field);
         }
         Ok(Some(Self {
@@ -84,6 +86,20 @@ impl Staged {
             last: raw.last.get(),
             zeros: raw.zeros == 1,
         }))
+    }
+}
+
+impl Staged {
+    /// Whether an array of this shape can have staged it. Check before replaying: memory can be damaged too.
+    #[must_use]
+    pub fn fits(&self, g: &Geometry) -> bool {
+        let place = self.slice < g.slices && self.row < g.rows;
+        let whole = self.first == 0 && self.last == g.block_bytes;
+        place
+            && self.last <= g.block_bytes
+            && (whole || !self.zeros)
+            && self.sequence < 1 << 62
+            && g.block(self.slice, self.row).is_some()
     }
 }
 
@@ -147,6 +163,11 @@ impl RegionHeader {
         }
         if !sealed(raw.as_bytes(), 16) {
             return Err(FormatError::Checksum);
+        }
+        let reserved = raw.reserved.iter().any(|b| *b != 0);
+        let page = [4096, 16384, 65536].contains(&raw.page_bytes.get());
+        if reserved || !page || raw.pages.get() == 0 {
+            return Err(FormatError::Field);
         }
         Ok(Self {
             region: u128::from_le_bytes(raw.region),

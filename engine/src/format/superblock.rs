@@ -118,9 +118,11 @@ impl Superblock {
             2 => Toughness::Relaxed,
             _ => return Err(FormatError::Field),
         };
-        let name = raw.name.get(..raw.name_bytes.into()).ok_or(FormatError::Field)?;
+        let (name, padding) =
+            raw.name.split_at_checked(raw.name_bytes.into()).ok_or(FormatError::Field)?;
+        let reserved = padding.iter().chain(&raw.reserved).any(|b| *b != 0);
         let name = std::str::from_utf8(name).map_err(|_| FormatError::Field)?;
-        if !name_valid(name) || raw.index >= raw.slices || raw.reserved.iter().any(|b| *b != 0) {
+        if !name_valid(name) || raw.index >= raw.slices || reserved {
             return Err(FormatError::Field);
         }
         Ok(Self {
