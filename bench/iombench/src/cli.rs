@@ -50,7 +50,8 @@ impl Rw {
 #[derive(Debug, Parser)]
 #[command(name = "iombench", version)]
 pub struct Cli {
-    /// nbd://host[:port]/export, nbd+unix:///export?socket=PATH, or file:PATH[,PATH...]
+    /// An NBD URI, or `file:` and paths.
+    #[arg(help = "nbd://host[:port]/export, nbd+unix:///export?socket=PATH, file:PATH[,PATH...]")]
     pub target: String,
     /// What to do; the canonical mix if absent
     #[arg(long, value_enum)]
@@ -71,7 +72,8 @@ pub struct Cli {
     #[arg(long, default_value = "0", value_parser = parse_size)]
     pub offset: u64,
     /// Requests per second in all, at fixed times; latency then counts from the intended start
-    #[arg(long, value_name = "IOPS", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, value_name = "IOPS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rate: Option<u64>,
     /// How long each workload runs [default: 10s random, 5s in the mix, one pass sequential]
     #[arg(long, value_parser = parse_duration)]
@@ -80,7 +82,8 @@ pub struct Cli {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Percentage of reads of randrw
-    #[arg(long, value_name = "PCT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PCT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     pub rwmixread: u8,
     /// Skews random accesses: theta between 0 and 1
     #[arg(long, value_name = "THETA")]

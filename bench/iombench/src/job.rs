@@ -2,6 +2,7 @@
 
 use crate::cli::{Cli, Rw};
 use crate::failure::{Failure, Kind};
+use crate::ledger::BLOCK_BYTES;
 use std::time::Duration;
 use workload::{Mix, Order, Pattern};
 
@@ -38,6 +39,8 @@ pub struct Job {
 
 /// The longest request in bytes, the largest payload of NBD.
 const BLOCK_MAX: u64 = 32 << 20;
+/// All buffers together, in bytes.
+const BUFFERS_MAX: u64 = 4 << 30;
 const CANONICAL_RUNTIME: Duration = Duration::from_secs(5);
 const RANDOM_RUNTIME: Duration = Duration::from_secs(10);
 
@@ -65,9 +68,12 @@ fn job(cli: &Cli, rw: Rw, target_size: u64) -> Result<Job, Failure> {
             cli.offset
         )));
     };
-    let size = cli.size.unwrap_or(left);
+    let mut size = cli.size.unwrap_or(left);
     if size > left {
         return Err(wrong(format!("--size {size} goes beyond the target's {target_size} bytes")));
+    }
+    if cli.verify.is_some() {
+        size -= size % BLOCK_BYTES;
     }
     let default_runtime = match (cli.rw, sequential) {
         (None, _) => Some(CANONICAL_RUNTIME),
@@ -93,6 +99,10 @@ fn job(cli: &Cli, rw: Rw, target_size: u64) -> Result<Job, Failure> {
         fua: cli.fua,
         flush_every: cli.flush_every,
     };
+    let buffers = block_size * u64::from(job.depth) * u64::from(job.connections);
+    if buffers > BUFFERS_MAX {
+        return Err(wrong("the requests in flight need more than 4 GiB of memory".into()));
+    }
     job.pattern(0).map_err(|e| Failure::from_source(Kind::Usage, "the access pattern", e))?;
     Ok(job)
 }

@@ -17,6 +17,9 @@ use sys::process::now_ns;
 use sys::ring::{Completion, Ring};
 use workload::Pattern;
 
+/// What a ring takes.
+const RING_REQUESTS_MAX: usize = 65536;
+
 /// What all threads of a run share.
 pub struct Shared<'a> {
     /// The workload.
@@ -136,7 +139,11 @@ impl<'a> Streams<'a> {
     fn turns(&mut self) -> Result<(), Failure> {
         let depth = self.shared.job.depth as usize;
         let requests = self.lines.iter().map(|line| line.peer.ring_requests(depth)).sum::<usize>();
-        let mut ring = Ring::new(u32::try_from(requests).unwrap_or(u32::MAX).min(65536))
+        if requests > RING_REQUESTS_MAX {
+            let context = format!("{requests} requests at a time are too many for a thread");
+            return Err(Failure::new(Kind::Usage, context));
+        }
+        let mut ring = Ring::new(requests as u32)
             .map_err(|e| Failure::from_source(Kind::System, "a ring", e))?;
         let mut completions: Vec<Completion> = Vec::new();
         loop {

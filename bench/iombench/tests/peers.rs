@@ -1,6 +1,7 @@
 //! iombench against other people's servers and against files, killed and damaged on purpose.
 //!
 //! Tests whose server program is not installed say so and pass.
+#![forbid(unsafe_code)]
 
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -226,6 +227,25 @@ fn rot_and_lost_writes_are_found() {
 }
 
 #[test]
+fn odd_sizes_and_parts_of_a_target_are_verified() {
+    let place = Place::new("odd");
+    let (image, state) = (place.image("image"), place.path("state"));
+    File::options().write(true).open(&image).unwrap().set_len(10_000_384).unwrap();
+    let target = format!("file:{image}");
+    let load = [target.as_str(), "--rw", "randrw", "--bs", "512", "--runtime", "300ms"];
+    succeeds(&[&load[..], &["--verify", &state]].concat());
+    succeeds(&[&target, "--verify-only", &state]);
+    // A part of what a state covers is welcome, and what goes beyond it is not.
+    let part = ["--offset", "4096", "--size", "1M", "--verify", &state];
+    succeeds(&[&load[..], &part].concat());
+    let state = place.path("part");
+    let part = ["--offset", "1M", "--size", "1M", "--verify", &state];
+    succeeds(&[&load[..], &part].concat());
+    succeeds(&[&target, "--verify-only", &state]);
+    fails(&[&load[..], &["--verify", &state]].concat(), 1, "the state covers");
+}
+
+#[test]
 fn files_survive_a_killed_client_and_are_striped() {
     let place = Place::new("files");
     let images = [place.image("a"), place.image("b"), place.image("c")];
@@ -311,6 +331,8 @@ fn refusals_have_the_right_exit_code() {
     fails(&[&target, "--rw", "sideways"], 2, "sideways");
     fails(&[&target, "--rw", "read", "--bs", "100"], 2, "multiple of 512");
     fails(&[&target, "--rw", "read", "--size", "1T"], 2, "beyond");
+    let many = ["--iodepth", "4096", "--connections", "256"];
+    fails(&[&[target.as_str(), "--rw", "read"], &many[..]].concat(), 2, "4 GiB");
     fails(&["file:/nonexistent"], 1, "/nonexistent");
     fails(&[&place.uri()], 1, "cannot be reached");
     let state = place.path("state");

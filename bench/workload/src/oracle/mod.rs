@@ -7,7 +7,7 @@
 //! observed after the crash that outcome stands. Overlapping writes in flight may end in any order.
 //! A discard is a write of zeros.
 //!
-//! Blocks with a single durable version take eight bytes; only the others have a [`History`].
+//! Blocks with a single durable version take eight bytes; only the others have a history.
 
 mod history;
 #[cfg(test)]
