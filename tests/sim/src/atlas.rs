@@ -1,0 +1,147 @@
+//! The fault atlas: damage that stays within what the array promises to survive.
+//!
+//! Only the victim slice has faults, so a row never has more than one damaged block. A write fails at most once at the
+//! same place. Damage without a sign (rot, lost and misdirected writes) touches slots alone; of superblock, anchor and
+//! map pages, which a slice keeps twice, one copy at a time ([`rot_copy`]).
+
+use crate::chance::permille;
+use crate::disk::{Fate, SimDisk};
+use crate::marks::Marks;
+use crate::plan::Faults;
+use engine::format::anchor::Anchor;
+use engine::format::map_page::MapPage;
+use engine::format::superblock::Superblock;
+use engine::geometry::{Geometry, SECTOR_BYTES, backup_offset};
+use std::collections::BTreeSet;
+use workload::Rng;
+
+/// See the module's documentation.
+pub struct Atlas {
+    faults: Faults,
+    geometry: Geometry,
+    failed: BTreeSet<u64>,
+    rng: Rng,
+    /// No faults any more.
+    pub healed: bool,
+}
+
+impl Atlas {
+    /// An atlas for one run.
+    #[must_use]
+    pub fn new(faults: Faults, geometry: Geometry, rng: Rng) -> Self {
+        Self { faults, geometry, failed: BTreeSet::new(), rng, healed: false }
+    }
+
+    /// Whether blocks of this slice may be damaged.
+    #[must_use]
+    pub fn may_damage(&self, slice: u8) -> bool {
+        self.faults.any() && self.faults.victim == slice
+    }
+
+    fn hits(&mut self, slice: u8, offset: u64, rate: u64) -> bool {
+        let slots = self.geometry.slot_offset(0)..slots_end(&self.geometry);
+        !self.healed
+            && rate > 0
+            && slice == self.faults.victim
+            && slots.contains(&offset)
+            && permille(&mut self.rng, rate)
+    }
+
+    /// How a write ends.
+    pub fn write_fate(&mut self, slice: u8, offset: u64, bytes: u64, marks: &mut Marks) -> Fate {
+        let f = self.faults;
+        if self.hits(slice, offset, f.lost) {
+            marks.hit("fault: lost write");
+            return Fate::Lost;
+        }
+        if self.hits(slice, offset, f.misdirected) {
+            marks.hit("fault: misdirected write");
+            let block = u64::from(self.geometry.block_bytes);
+            let places =
+                (slots_end(&self.geometry) - self.geometry.slot_offset(0) - bytes) / block + 1;
+            return Fate::Elsewhere(self.geometry.slot_offset(0) + self.rng.below(places) * block);
+        }
+        if self.hits(slice, offset, f.write_error) && self.failed.insert(offset) {
+            marks.hit("fault: write error");
+            return Fate::Failed;
+        }
+        Fate::Done
+    }
+
+    /// Whether a read fails.
+    pub fn read_fails(&mut self, slice: u8, offset: u64, marks: &mut Marks) -> bool {
+        let fails = self.hits(slice, offset, self.faults.read_error);
+        if fails {
+            marks.hit("fault: read error");
+        }
+        fails
+    }
+
+    /// Perhaps changes a bit of what was read.
+    pub fn flip(&mut self, slice: u8, offset: u64, bytes: &mut [u8], marks: &mut Marks) {
+        if self.hits(slice, offset, self.faults.flip) {
+            marks.hit("fault: bit flip on a read");
+            let at = self.rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.rng.below(8);
+        }
+    }
+
+    /// Time passes: perhaps a slot rots or becomes unreadable.
+    pub fn pass(&mut self, disks: &mut [SimDisk], marks: &mut Marks) {
+        let (victim, f) = (self.faults.victim, self.faults);
+        for rate in [f.rot, f.spoil] {
+            if rate == 0 {
+                continue;
+            }
+            let slot = self.rng.below(self.geometry.slots.into()) as u32;
+            let within = self.rng.below(u64::from(self.geometry.block_bytes) / 512) * 512;
+            let offset = self.geometry.slot_offset(slot) + within;
+            let disk = &mut disks[usize::from(victim)];
+            if !self.hits(victim, offset, rate) || disk.busy(offset, 512) {
+                continue;
+            }
+            if rate == f.rot && self.rng.percent(50) || f.spoil == 0 {
+                marks.hit("fault: rot");
+                disk.rot(offset);
+            } else {
+                marks.hit("fault: unreadable sector");
+                disk.spoil(offset, 512);
+            }
+        }
+    }
+}
+
+fn slots_end(geometry: &Geometry) -> u64 {
+    geometry.slot_offset(geometry.slots)
+}
+
+/// Rots one copy of a superblock, an anchor or a map page of one slice, if the other copy is whole.
+pub fn rot_copy(
+    rng: &mut Rng,
+    geometry: &Geometry,
+    array: u64,
+    disks: &mut [SimDisk],
+) -> Option<String> {
+    let slice = rng.below(disks.len() as u64) as u8;
+    let page = rng.below(geometry.map_pages().into()) as u32;
+    let (name, places) = match rng.below(3) {
+        0 => ("superblock", [0, backup_offset(geometry.slice_bytes())]),
+        1 => ("anchor", [geometry.anchor_offset(0), geometry.anchor_offset(1)]),
+        _ => ("map page", [geometry.map_offset(page, 0), geometry.map_offset(page, 1)]),
+    };
+    let disk = &mut disks[usize::from(slice)];
+    let whole = |offset: u64| {
+        let bytes = disk.peek(offset, SECTOR_BYTES as usize);
+        match name {
+            "superblock" => Superblock::decode(bytes).is_ok(),
+            "anchor" => Anchor::decode(bytes, array, slice).is_ok(),
+            _ => MapPage::decode(bytes, array, slice, page, geometry.slots).is_ok(),
+        }
+    };
+    if !places.iter().all(|place| whole(*place)) {
+        return None;
+    }
+    let copy = rng.below(2) as usize;
+    disk.rot(places[copy] + rng.below(8) * 512);
+    Some(format!("copy {copy} of the {name} of slice {slice} rots"))
+}

@@ -1,0 +1,498 @@
+//! The surroundings of the engine: disks, memory, the network between workers, and the thread that cuts it short.
+//!
+//! Every call of the engine that leaves a trace outside counts as a step. When the steps of a life are used up the
+//! daemon is dead: whatever the engine still does in the call under way has no effect.
+
+use crate::agenda::Agenda;
+use crate::atlas::Atlas;
+use crate::chance::{between, permille};
+use crate::disk::SimDisk;
+use crate::marks::Marks;
+use crate::memory::{Memory, Owner};
+use engine::format::staging::Staged;
+use engine::geometry::Geometry;
+use engine::iom::message::Message;
+use engine::kernel;
+use engine::port::{
+    DiskResult, Extent, Failure, Notice, Page, Piece, Port, Reply, SliceIndex, Token,
+};
+use std::collections::BTreeMap;
+use workload::Rng;
+
+/// Something that will happen.
+#[derive(Debug)]
+pub enum Event {
+    /// A disk operation ends.
+    Disk { slice: u8, op: u64 },
+    /// A message arrives.
+    Message { to: u8, from: u8, message: Message },
+    /// A piece arrives at the I/O manager of its slice.
+    Piece(Box<Piece>),
+    /// A flush arrives at the I/O manager of a slice.
+    Flush { slice: u8, token: Token },
+    /// A worker has handled a batch, or the node's own time has come.
+    Poll { worker: usize },
+    /// A client may send its next request.
+    Client(usize),
+}
+
+/// What the engine said to clients and operators.
+#[derive(Debug)]
+pub enum Answer {
+    /// A piece has ended.
+    Done(Reply),
+    /// A flush has ended on a slice.
+    Flushed(u8, Token, Result<(), Failure>),
+    /// A notice.
+    Notice(u8, Notice),
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Read(u64, Vec<Extent>),
+    Write(u64, Vec<Extent>),
+    Flush,
+}
+
+/// See the module's documentation.
+pub struct Surroundings {
+    /// Virtual time.
+    pub now_ns: u64,
+    /// Delays.
+    pub rng: Rng,
+    /// What happens when.
+    pub agenda: Agenda<Event>,
+    /// The array's shape.
+    pub geometry: Geometry,
+    /// The slices.
+    pub disks: Vec<SimDisk>,
+    /// The disks' faults.
+    pub atlas: Atlas,
+    /// Pages.
+    pub memory: Memory,
+    /// The worker that hosts each slice.
+    pub hosts: Vec<usize>,
+    /// Whether there is a staging region.
+    pub staging: bool,
+    /// Not yet looked at by clients.
+    pub answers: Vec<Answer>,
+    /// Counts.
+    pub marks: Marks,
+    /// The first thing that went wrong.
+    pub wrong: Option<String>,
+    /// Steps until the daemon dies.
+    pub steps_left: u64,
+    /// The daemon is dead.
+    pub dead: bool,
+    /// Prints what happens.
+    pub trace: bool,
+    /// How slow each disk is: its delays are multiplied.
+    pub slowness: Vec<u64>,
+    /// Flushes of this slice fail: used by scenarios.
+    pub flush_fails: Option<u8>,
+    operations: BTreeMap<(u8, u64), Operation>,
+    arrivals: BTreeMap<(u8, u8), u64>,
+    journal_at: Vec<u64>,
+}
+
+impl Surroundings {
+    /// Surroundings of an array that has not been made yet.
+    #[must_use]
+    pub fn new(
+        geometry: Geometry,
+        disks: Vec<SimDisk>,
+        memory: Memory,
+        atlas: Atlas,
+        mut rng: Rng,
+    ) -> Self {
+        let slow = |_| if rng.percent(15) { between(&mut rng, 5, 100) } else { 1 };
+        Self {
+            slowness: (0..disks.len()).map(slow).collect(),
+            journal_at: vec![0; disks.len()],
+            now_ns: 1_000_000_000,
+            rng,
+            agenda: Agenda::default(),
+            geometry,
+            disks,
+            atlas,
+            memory,
+            hosts: vec![],
+            staging: true,
+            answers: vec![],
+            marks: Marks::default(),
+            wrong: None,
+            steps_left: u64::MAX,
+            dead: false,
+            trace: false,
+            flush_fails: None,
+            operations: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+        }
+    }
+
+    /// Prints a line of the trace.
+    pub fn say(&self, line: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>14} {}", self.now_ns - 1_000_000_000, line());
+        }
+    }
+
+    /// Notes what went wrong, if nothing has before.
+    pub fn complain(&mut self, what: impl Into<String>) {
+        if self.wrong.is_none() && !self.dead {
+            let what = what.into();
+            self.say(|| format!("VIOLATION {what}"));
+            self.wrong = Some(what);
+        }
+    }
+
+    /// Notes an error.
+    pub fn check(&mut self, result: Result<(), String>) -> bool {
+        result.map_err(|what| self.complain(what)).is_ok()
+    }
+
+    /// The daemon has gone: nothing that it started is known any more.
+    pub fn forget(&mut self) {
+        self.agenda.clear();
+        self.answers.clear();
+        self.operations.clear();
+        self.arrivals.clear();
+    }
+
+    /// Number of disk operations under way.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Enters an event after a random delay.
+    pub fn later(&mut self, low_ns: u64, high_ns: u64, event: Event) {
+        let delay = between(&mut self.rng, low_ns, high_ns);
+        self.agenda.at(self.now_ns + delay, event);
+    }
+
+    fn step(&mut self) -> bool {
+        if self.steps_left == 0 && !self.dead {
+            self.say(|| "the daemon dies here".into());
+            self.dead = true;
+        }
+        self.steps_left = self.steps_left.saturating_sub(1);
+        !self.dead
+    }
+
+    fn start(&mut self, slice: u8, op: u64, operation: Operation) -> bool {
+        let busy = self.operations.contains_key(&(slice, op));
+        let (offset, extents): (u64, &[Extent]) = match &operation {
+            Operation::Read(offset, e) | Operation::Write(offset, e) => (*offset, e),
+            Operation::Flush => (0, &[]),
+        };
+        let bytes: usize = extents.iter().map(|e| e.bytes as usize).sum();
+        let aligned =
+            offset % 4096 == 0 && extents.iter().all(|e| e.bytes % 4096 == 0 && e.bytes > 0);
+        let known = self.disks.get(usize::from(slice)).is_some_and(|d| d.contains(offset, bytes));
+        if busy || !aligned || !known {
+            self.complain(format!(
+                "slice {slice} op {op}: impossible disk operation {operation:?}"
+            ));
+            return false;
+        }
+        for extent in extents {
+            let pinned = self.memory.pin(extent.page, extent.bytes, true);
+            if !self.check(pinned) {
+                return false;
+            }
+        }
+        let delay = match operation {
+            Operation::Flush => between(&mut self.rng, 50_000, 2_000_000),
+            _ => between(&mut self.rng, 10_000, 150_000),
+        };
+        let tail = if permille(&mut self.rng, 30) { between(&mut self.rng, 2, 60) } else { 1 };
+        let delay = delay * tail * self.slowness[usize::from(slice)];
+        self.agenda.at(self.now_ns + delay, Event::Disk { slice, op });
+        self.operations.insert((slice, op), operation);
+        true
+    }
+
+    fn gather(&mut self, extents: &[Extent]) -> Vec<u8> {
+        let mut bytes = vec![];
+        for extent in extents {
+            match self.memory.run(extent.page, extent.bytes as usize) {
+                Ok(run) => bytes.extend_from_slice(run),
+                Err(what) => self.complain(what),
+            }
+        }
+        bytes
+    }
+
+    /// A disk operation ends; its outcome as the engine will hear it.
+    pub fn finish(&mut self, slice: u8, op: u64) -> Option<DiskResult> {
+        let operation = self.operations.remove(&(slice, op))?;
+        let at = usize::from(slice);
+        let (result, extents) = match operation {
+            Operation::Flush => {
+                let fails = self.flush_fails == Some(slice);
+                self.disks[at].finish_flush(op, !fails);
+                (if fails { DiskResult::Failed } else { DiskResult::Done }, vec![])
+            }
+            Operation::Write(offset, extents) => {
+                (self.finish_write(slice, op, offset, &extents), extents)
+            }
+            Operation::Read(offset, extents) => {
+                (self.finish_read(slice, op, offset, &extents), extents)
+            }
+        };
+        for extent in extents {
+            let unpinned = self.memory.pin(extent.page, extent.bytes, false);
+            self.check(unpinned);
+        }
+        self.say(|| format!("slice {slice} op {op}: {result:?}"));
+        Some(result)
+    }
+
+    fn finish_write(&mut self, slice: u8, op: u64, offset: u64, extents: &[Extent]) -> DiskResult {
+        let now = self.gather(extents);
+        let at = usize::from(slice);
+        if self.disks[at].write_under_way(op).is_some_and(|(_, given)| given != now) {
+            self.complain(format!("slice {slice} op {op}: pages changed while they were written"));
+        }
+        let fate = self.atlas.write_fate(slice, offset, now.len() as u64, &mut self.marks);
+        if fate != crate::disk::Fate::Done {
+            self.say(|| format!("slice {slice} op {op}: FAULT {fate:?}"));
+        }
+        self.disks[at].finish_write(op, fate);
+        if fate == crate::disk::Fate::Failed { DiskResult::Failed } else { DiskResult::Done }
+    }
+
+    fn finish_read(&mut self, slice: u8, op: u64, offset: u64, extents: &[Extent]) -> DiskResult {
+        let read = self.disks[usize::from(slice)].finish_read(op);
+        let fails = self.atlas.read_fails(slice, offset, &mut self.marks);
+        let Ok(mut bytes) = read else { return DiskResult::Failed };
+        if fails {
+            return DiskResult::Failed;
+        }
+        self.atlas.flip(slice, offset, &mut bytes, &mut self.marks);
+        let mut rest = &bytes[..];
+        for extent in extents {
+            let (now, later) = rest.split_at(extent.bytes as usize);
+            rest = later;
+            match self.memory.run(extent.page, now.len()) {
+                Ok(run) => run.copy_from_slice(now),
+                Err(what) => self.complain(what),
+            }
+        }
+        DiskResult::Done
+    }
+
+    fn note_place(&mut self, slice: u8, offset: u64) {
+        let g = self.geometry;
+        if (g.journal_offset(0)..g.slot_offset(0)).contains(&offset) {
+            let last = std::mem::replace(&mut self.journal_at[usize::from(slice)], offset);
+            if offset < last {
+                self.marks.hit("journal: ring wrapped");
+            }
+        }
+    }
+}
+
+/// What one worker's engine sees of its surroundings.
+pub struct SimPort<'a> {
+    /// The surroundings.
+    pub around: &'a mut Surroundings,
+    /// The worker.
+    pub worker: usize,
+}
+
+impl SimPort<'_> {
+    fn hosted(&mut self, slice: u8) -> bool {
+        let here = self.around.hosts.get(usize::from(slice)) == Some(&self.worker);
+        if !here {
+            let worker = self.worker;
+            self.around.complain(format!("worker {worker} speaks for slice {slice} of another"));
+        }
+        here
+    }
+
+    /// Runs a kernel on pages that the engine may use.
+    fn page(&mut self, page: Page) -> bool {
+        let usable = self.around.memory.usable(page);
+        self.around.check(usable) && !self.around.dead
+    }
+}
+
+impl Port for SimPort<'_> {
+    fn read(&mut self, slice: SliceIndex, op: u64, offset: u64, extents: &[Extent]) {
+        if !self.around.step() || !self.hosted(slice) {
+            return;
+        }
+        let around = &mut *self.around;
+        around.say(|| format!("slice {slice} op {op}: read {offset} {extents:?}"));
+        if around.start(slice, op, Operation::Read(offset, extents.to_vec())) {
+            let bytes = extents.iter().map(|e| e.bytes as usize).sum();
+            around.disks[usize::from(slice)].begin_read(op, offset, bytes);
+            for extent in extents {
+                if let Ok(run) = around.memory.run(extent.page, extent.bytes as usize) {
+                    run.fill(0xab);
+                }
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        slice: SliceIndex,
+        op: u64,
+        offset: u64,
+        extents: &[Extent],
+        through: bool,
+    ) {
+        if !self.around.step() || !self.hosted(slice) {
+            return;
+        }
+        let around = &mut *self.around;
+        around
+            .say(|| format!("slice {slice} op {op}: write {offset} {extents:?} through {through}"));
+        if around.start(slice, op, Operation::Write(offset, extents.to_vec())) {
+            let bytes = around.gather(extents);
+            around.note_place(slice, offset);
+            around.disks[usize::from(slice)].begin_write(op, offset, bytes, through);
+        }
+    }
+
+    fn flush(&mut self, slice: SliceIndex, op: u64) {
+        if !self.around.step() || !self.hosted(slice) {
+            return;
+        }
+        self.around.say(|| format!("slice {slice} op {op}: flush"));
+        if self.around.start(slice, op, Operation::Flush) {
+            self.around.disks[usize::from(slice)].begin_flush(op);
+        }
+    }
+
+    fn send(&mut self, to: SliceIndex, from: SliceIndex, message: Message) {
+        if !self.around.step() || !self.hosted(from) {
+            return;
+        }
+        let around = &mut *self.around;
+        if around.hosts.get(usize::from(to)).is_none_or(|host| *host == self.worker) {
+            around.complain(format!("slice {from} sends to slice {to} of its own worker"));
+            return;
+        }
+        around.say(|| format!("slice {from} to {to}: {message:?}"));
+        let slow = permille(&mut around.rng, 50);
+        let delay = between(&mut around.rng, 500, if slow { 3_000_000 } else { 40_000 });
+        let last = around.arrivals.entry((from, to)).or_default();
+        *last = (around.now_ns + delay).max(*last + 1);
+        let time = *last;
+        around.agenda.at(time, Event::Message { to, from, message });
+    }
+
+    fn done(&mut self, reply: Reply) {
+        if self.around.step() {
+            self.around.say(|| format!("done {reply:?}"));
+            self.around.answers.push(Answer::Done(reply));
+        }
+    }
+
+    fn flushed(&mut self, slice: SliceIndex, token: Token, result: Result<(), Failure>) {
+        if self.around.step() && self.hosted(slice) {
+            self.around.say(|| format!("slice {slice} flushed for {}", token.request));
+            self.around.answers.push(Answer::Flushed(slice, token, result));
+        }
+    }
+
+    fn notice(&mut self, slice: SliceIndex, notice: Notice) {
+        if self.around.step() && self.hosted(slice) {
+            self.around.say(|| format!("slice {slice} notice {notice:?}"));
+            self.around.answers.push(Answer::Notice(slice, notice));
+        }
+    }
+
+    fn stage(&mut self, page: Page, record: &Staged) {
+        let around = &mut *self.around;
+        if !around.step() {
+            return;
+        }
+        if !around.staging {
+            around.complain("a record is staged without a staging region");
+        }
+        if around.memory.owner(page) != Ok(Owner::Engine) {
+            around.complain(format!("page {page} is staged and not the engine's to keep"));
+        }
+        around.say(|| format!("page {page} staged: {record:?}"));
+        let bytes = record.encode();
+        match around.memory.descriptor(page) {
+            Err(what) => around.complain(what),
+            Ok(descriptor) => {
+                descriptor[..8].fill(0);
+                descriptor[8..].copy_from_slice(&bytes[8..]);
+                if around.step() {
+                    if let Ok(descriptor) = around.memory.descriptor(page) {
+                        descriptor[..8].copy_from_slice(&bytes[..8]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn retire(&mut self, page: Page) {
+        let around = &mut *self.around;
+        if !around.step() {
+            return;
+        }
+        around.say(|| format!("page {page} retired"));
+        match around.memory.descriptor(page) {
+            Ok(descriptor) => descriptor.fill(0),
+            Err(what) => around.complain(what),
+        }
+        let handed = around.memory.hand(page, Owner::Engine, Owner::Free);
+        around.check(handed);
+    }
+
+    fn checksum(&mut self, page: Page, seed: u64) -> u32 {
+        let usable = self.around.memory.usable(page);
+        if self.around.check(usable) {
+            kernel::checksum(self.around.memory.view(page), seed)
+        } else {
+            0
+        }
+    }
+
+    fn xor(&mut self, target: Page, source: Page) {
+        if self.page(target) && self.page(source) {
+            match self.around.memory.two(target, source) {
+                Ok((target, source)) => kernel::xor(target, source),
+                Err(what) => self.around.complain(what),
+            }
+        }
+    }
+
+    fn copy(&mut self, target: Page, source: Page, first: u32, bytes: u32) {
+        if self.page(target) && self.page(source) {
+            let range = first as usize..(first + bytes) as usize;
+            match self.around.memory.two(target, source) {
+                Ok((target, source)) => target[range.clone()].copy_from_slice(&source[range]),
+                Err(what) => self.around.complain(what),
+            }
+        }
+    }
+
+    fn zero(&mut self, page: Page) {
+        if self.page(page) {
+            self.around.memory.bytes_of(page).fill(0);
+        }
+    }
+
+    fn is_zero(&mut self, page: Page) -> bool {
+        let usable = self.around.memory.usable(page);
+        self.around.check(usable) && kernel::is_zero(self.around.memory.view(page))
+    }
+
+    fn fill(&mut self, page: Page, bytes: &[u8]) {
+        if self.page(page) {
+            match self.around.memory.run(page, bytes.len()) {
+                Ok(run) => run.copy_from_slice(bytes),
+                Err(what) => self.around.complain(what),
+            }
+        }
+    }
+}

@@ -1,0 +1,685 @@
+//! The simulated world: workers that host nodes, disks, clients, and lives of the daemon with crashes between.
+
+use crate::atlas::{Atlas, rot_copy};
+use crate::chance::{between, pick, shuffle};
+use crate::client::{Ask, Clients};
+use crate::disk::{Cache, Fuse, Gate, SimDisk};
+use crate::memory::{Memory, Region};
+use crate::panics;
+use crate::plan::{End, Life, Plan};
+use crate::port::{Answer, Event, SimPort, Surroundings};
+use engine::disk::Disk;
+use engine::format::superblock::Superblock;
+use engine::node::{Config, Node};
+use engine::port::{Notice, PIECE_BLOCKS_MAX, Page, Piece, PieceKind, Toughness};
+use engine::recovery::{Options, Recovered, recover};
+use std::cell::RefCell;
+use std::rc::Rc;
+use workload::{Crash, Rng};
+
+/// Virtual time without any answer, while one is due, that counts as stuck.
+const PATIENCE_NS: u64 = 60_000_000_000;
+/// Events without any answer, while one is due, that count as running in circles.
+const PATIENCE_EVENTS: u64 = 400_000;
+
+/// Why a run ended early.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// What was wrong.
+    pub what: String,
+    /// The engine panicked: caught, but not by a checker.
+    pub panic: bool,
+}
+
+/// How a stretch of a life ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stretch {
+    /// Everything asked for has been answered.
+    Over,
+    /// The daemon died.
+    Died,
+}
+
+/// See the module's documentation.
+pub struct World {
+    /// What it follows.
+    pub plan: Plan,
+    /// Disks, memory, network.
+    pub around: Surroundings,
+    /// Clients and their oracle.
+    pub clients: Clients,
+    rng: Rng,
+    nodes: Vec<Option<Node>>,
+    polls: Vec<Option<u64>>,
+    superblocks: Vec<Superblock>,
+    /// Identity of the staging region that the next life finds.
+    region: u128,
+    /// A region of an earlier life, set aside.
+    aside: Option<(u128, Region)>,
+    clean: u16,
+    /// One of two copies of something has rotted.
+    rotten_copies: bool,
+    quiet_since: (u64, u64, u64),
+    /// Whether the last life ended in good order and nothing happened since.
+    settled: bool,
+}
+
+type Run<T> = Result<T, Violation>;
+
+fn fault<T>(what: impl Into<String>) -> Run<T> {
+    Err(Violation { what: what.into(), panic: false })
+}
+
+impl World {
+    /// A world with a freshly made array.
+    pub fn new(plan: Plan, trace: bool) -> Run<Self> {
+        let g = plan.geometry;
+        let disks = (0..g.slices).map(|s| {
+            let rng = Rng::stream(plan.seed, 100 + u64::from(s));
+            SimDisk::new(g.slice_bytes(), plan.volatile & 1 << s != 0, rng)
+        });
+        let memory = Memory::new(g.block_bytes, plan.client_pages, 0);
+        let atlas = Atlas::new(plan.faults, g, Rng::stream(plan.seed, 3));
+        let rng = Rng::stream(plan.seed, 4);
+        let mut around = Surroundings::new(g, disks.collect(), memory, atlas, rng);
+        around.trace = trace;
+        around.staging = plan.staging;
+        let array = 0x1234_5678_9abc_def0_0011_2233_4455_6677 ^ u128::from(plan.seed);
+        let superblock = |index| Superblock {
+            array,
+            slice_id: u128::from(index) + 1,
+            index,
+            toughness: Toughness::Atomic,
+            geometry: g,
+            name: "sim".into(),
+            created_s: 1_700_000_000,
+        };
+        let mut world = Self {
+            clients: Clients::new(&plan),
+            around,
+            rng: Rng::stream(plan.seed, 5),
+            nodes: vec![],
+            polls: vec![],
+            superblocks: (0..g.slices).map(superblock).collect(),
+            region: 0,
+            aside: None,
+            clean: 0,
+            rotten_copies: false,
+            quiet_since: (0, 0, 0),
+            settled: true,
+            plan,
+        };
+        let superblocks = world.superblocks.clone();
+        let made = with_disks(&mut world.around.disks, &Fuse::shared(None), false, None, |disks| {
+            engine::make::make(disks, &superblocks)
+        });
+        made.or_else(|e| fault(format!("the array cannot be made: {e:?}")))?;
+        Ok(world)
+    }
+
+    /// All lives of the plan, one after another.
+    pub fn run(&mut self) -> Run<()> {
+        let lives = self.plan.lives.clone();
+        for (i, life) in lives.iter().enumerate() {
+            self.around.say(|| format!("life {i}: {life:?}"));
+            self.start(life)?;
+            let last = i + 1 == lives.len();
+            let mut stretch = self.verify(life.verify_percent)?;
+            if stretch == Stretch::Over {
+                self.clients.restart(life.requests, &mut self.around);
+                stretch = self.serve()?;
+            }
+            if last && stretch == Stretch::Over {
+                self.around.atlas.healed = true;
+                stretch = self.verify(100)?;
+            }
+            if stretch == Stretch::Over && life.end.orderly() {
+                stretch = self.stop()?;
+            }
+            self.end(life.end, stretch);
+        }
+        self.last_look()
+    }
+
+    /// After everything: recovery finds nothing to do, the array checks out, all data is there.
+    fn last_look(&mut self) -> Run<()> {
+        self.start(&Life::quiet(self.plan.geometry.slices))?;
+        self.verify(100)?;
+        self.stop()?;
+        Ok(())
+    }
+
+    fn damaged(&self, slice: u8) -> bool {
+        self.around.atlas.may_damage(slice)
+    }
+
+    /// Starts the daemon: recovery, with the interruptions that the life has, then replay.
+    pub fn start(&mut self, life: &Life) -> Run<()> {
+        if life.rot_copy {
+            let array = self.superblocks[0].array_tag();
+            let g = self.plan.geometry;
+            if let Some(what) = rot_copy(&mut self.rng, &g, array, &mut self.around.disks) {
+                self.around.say(|| what);
+                self.around.marks.hit("fault: rot in one copy of metadata");
+                self.settled = false;
+                self.rotten_copies = true;
+            }
+        }
+        if let Some(steps) = life.recovery_kill {
+            if let Some(recovered) = self.recover(Some(steps))? {
+                return self.serve_from(recovered, life);
+            }
+            self.around.marks.hit("crash: kill inside recovery");
+            self.around.disks.iter_mut().for_each(SimDisk::daemon_died);
+            self.clients.crash(Crash::Daemon);
+        }
+        for steps in &life.recovery_cuts {
+            if let Some(recovered) = self.recover(Some(*steps))? {
+                return self.serve_from(recovered, life);
+            }
+            self.around.marks.hit("crash: power cut inside recovery");
+            self.power_cut();
+        }
+        match self.recover(None)? {
+            Some(recovered) => self.serve_from(recovered, life),
+            None => fault("recovery was cut off without a reason"),
+        }
+    }
+
+    /// One attempt at recovery; `None` if it was cut off after `steps` disk operations.
+    fn recover(&mut self, steps: Option<u64>) -> Run<Option<Recovered>> {
+        let mut order: Vec<usize> = (0..self.around.disks.len()).collect();
+        shuffle(&mut self.rng, &mut order);
+        let fuse = Fuse::shared(steps);
+        let options = Options {
+            region: if self.plan.staging { self.region } else { 0 },
+            new_region: if self.plan.staging {
+                u128::from(self.rng.next_u64()) << 64 | 1
+            } else {
+                0
+            },
+            read_only: false,
+            canary: self.plan.canary,
+        };
+        let disks = &mut self.around.disks;
+        let found = panics::catch(|| {
+            with_disks(disks, &fuse, false, Some(&order), |disks| recover(disks, &options))
+        });
+        if fuse.borrow().burnt {
+            self.around.say(|| format!("recovery is cut off after {steps:?} steps"));
+            self.settled = false;
+            return Ok(None);
+        }
+        let recovered = match found {
+            Err(panic) => {
+                return Err(Violation { what: format!("in recovery: {panic}"), panic: true });
+            }
+            Ok(Err(error)) => return fault(format!("recovery fails: {error:?}")),
+            Ok(Ok(recovered)) => recovered,
+        };
+        self.around
+            .say(|| format!("recovered: {:?}, replay {}", recovered.report, recovered.replay));
+        self.look_at(&recovered, &options)?;
+        self.check_offline()?;
+        if !recovered.replay {
+            self.region = options.new_region;
+        }
+        Ok(Some(recovered))
+    }
+
+    fn look_at(&mut self, recovered: &Recovered, options: &Options) -> Run<()> {
+        let held = recovered.held.region;
+        let expected = if recovered.replay { options.region } else { options.new_region };
+        if held != expected {
+            return fault(format!("the membership names region {held:x} instead of {expected:x}"));
+        }
+        crate::report::count(&mut self.around.marks, &recovered.report);
+        if self.settled && !self.rotten_copies {
+            if let Some(what) = crate::report::doubts(&recovered.report) {
+                return fault(format!("after a clean stop recovery still finds {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_offline(&mut self) -> Run<()> {
+        let disks = &mut self.around.disks;
+        let report = panics::catch(|| {
+            with_disks(disks, &Fuse::shared(None), true, None, |disks| {
+                engine::check::check(disks, &mut |_, _| {})
+            })
+        });
+        match report {
+            Err(panic) => {
+                Err(Violation { what: format!("in the offline check: {panic}"), panic: true })
+            }
+            Ok(report) => {
+                let slices = 0..self.plan.geometry.slices;
+                let excused = slices.filter(|s| self.damaged(*s)).fold(0u16, |m, s| m | 1 << s);
+                match crate::report::problems(&report, excused, self.rotten_copies) {
+                    None => Ok(()),
+                    Some(what) => fault(format!("the offline check finds {what}")),
+                }
+            }
+        }
+    }
+
+    fn serve_from(&mut self, recovered: Recovered, life: &Life) -> Run<()> {
+        let g = self.plan.geometry;
+        let keep = recovered.replay;
+        let config = Config {
+            array: recovered.superblock.array_tag(),
+            geometry: g,
+            held: recovered.held,
+            staging: self.plan.staging,
+            destage_delay_ns: self.plan.destage_delay_ns,
+            volatile_cache: self.plan.volatile,
+            canary: self.plan.canary,
+        };
+        let each = Node::pages_needed(&config);
+        let kept = self.around.memory.restart(each * u32::from(g.slices), keep);
+        kept.or_else(fault)?;
+        self.around.forget();
+        self.around.hosts.clone_from(&life.hosts);
+        self.around.steps_left = life.steps;
+        self.around.dead = false;
+        self.clean = 0;
+        self.settled = false;
+        let workers = life.hosts.iter().max().map_or(1, |most| most + 1);
+        let mut starts: Vec<Vec<_>> = (0..workers).map(|_| vec![]).collect();
+        for start in recovered.slices {
+            starts[life.hosts[usize::from(start.slice)]].push(start);
+        }
+        let mut page: Page = self.plan.client_pages;
+        self.nodes.clear();
+        for starts in starts {
+            let pages = each * starts.len() as u32;
+            self.nodes.push(Some(Node::new(config, starts, page)));
+            page += pages;
+        }
+        self.polls = vec![None; workers];
+        self.clients.restart(0, &mut self.around);
+        self.progress();
+        self.replay()
+    }
+
+    /// Hands every live staged record to its I/O manager, in order of admission.
+    fn replay(&mut self) -> Run<()> {
+        for (page, staged) in self.around.memory.staged() {
+            self.around.marks.hit("staging: record replayed");
+            self.around.say(|| format!("replay of page {page}: {staged:?}"));
+            let token = self.clients.replay_token();
+            let kind = match staged.zeros {
+                true => PieceKind::Zero(Toughness::Atomic),
+                false => PieceKind::Write(Toughness::Atomic),
+            };
+            let mut pages = [Page::MAX; PIECE_BLOCKS_MAX];
+            pages[0] = page;
+            let piece = Piece {
+                token,
+                kind,
+                slice: staged.slice,
+                row: staged.row,
+                count: 1,
+                first: staged.first,
+                last: staged.last,
+                pages,
+                replayed: staged.sequence,
+            };
+            if staged.row >= self.plan.geometry.rows || staged.slice >= self.plan.geometry.slices {
+                return fault(format!("page {page} is staged for a place that does not exist"));
+            }
+            let worker = self.around.hosts[usize::from(staged.slice)];
+            self.call(worker, |node, port, now| node.piece(port, now, &piece))?;
+        }
+        Ok(())
+    }
+
+    /// Calls into a node, and looks at what came of it.
+    fn call(
+        &mut self,
+        worker: usize,
+        call: impl FnOnce(&mut Node, &mut SimPort<'_>, u64),
+    ) -> Run<()> {
+        let Some(node) = self.nodes[worker].as_mut() else { return Ok(()) };
+        if self.around.dead {
+            return Ok(());
+        }
+        let mut port = SimPort { around: &mut self.around, worker };
+        let now = port.around.now_ns;
+        if let Err(panic) = panics::catch(|| call(node, &mut port, now)) {
+            if !self.around.dead {
+                self.around.say(|| format!("PANIC {panic}"));
+                return Err(Violation { what: format!("in the engine: {panic}"), panic: true });
+            }
+        }
+        self.listen();
+        let soon = self.around.now_ns + between(&mut self.rng, 0, 20_000);
+        self.poll_at(worker, soon);
+        match self.around.wrong.take() {
+            Some(what) => fault(what),
+            None => Ok(()),
+        }
+    }
+
+    fn poll_at(&mut self, worker: usize, time_ns: u64) {
+        if self.polls[worker].is_none_or(|planned| planned > time_ns) {
+            self.polls[worker] = Some(time_ns);
+            self.around.agenda.at(time_ns, Event::Poll { worker });
+        }
+    }
+
+    /// What the engine said reaches clients.
+    fn listen(&mut self) {
+        for answer in std::mem::take(&mut self.around.answers) {
+            match answer {
+                Answer::Done(reply) => {
+                    self.progress();
+                    self.clients.done(&mut self.around, reply);
+                }
+                Answer::Flushed(slice, token, result) => {
+                    self.progress();
+                    self.clients.flushed(&mut self.around, slice, token, result);
+                }
+                Answer::Notice(slice, notice) => self.notice(slice, notice),
+            }
+        }
+    }
+
+    fn notice(&mut self, slice: u8, notice: Notice) {
+        match notice {
+            Notice::Clean => self.clean |= 1 << slice,
+            Notice::Repaired { row } => {
+                self.around.marks.hit("block repaired");
+                if !self.plan.faults.any() {
+                    self.around
+                        .complain(format!("slice {slice} row {row} was damaged without a fault"));
+                }
+            }
+            Notice::Retried => self.around.marks.hit("disk operation retried"),
+            Notice::Lost { row } => {
+                self.around.complain(format!("slice {slice} gives up row {row}"))
+            }
+            Notice::SliceFailed { why } => {
+                if !self.clients.may_stop {
+                    self.around.complain(format!("slice {slice} is given up: {why:?}"));
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self) {
+        self.quiet_since.0 = self.around.now_ns;
+        self.quiet_since.1 = 0;
+    }
+
+    /// The next event.
+    pub fn step(&mut self) -> Run<()> {
+        if self.around.steps_left == 0 {
+            self.around.dead = true;
+        }
+        if self.around.dead {
+            return Ok(());
+        }
+        let Some((time_ns, event)) = self.around.agenda.pop() else {
+            return fault(format!(
+                "stuck: {} pieces wait and nothing will happen",
+                self.clients.parts()
+            ));
+        };
+        self.around.now_ns = self.around.now_ns.max(time_ns);
+        self.quiet_since.1 += 1;
+        let (since_ns, events) = (self.quiet_since.0, self.quiet_since.1);
+        if self.around.now_ns - since_ns > PATIENCE_NS || events > PATIENCE_EVENTS {
+            return fault(format!(
+                "stuck: no answer for {} ms and {events} events; {} pieces wait, {} pages are free",
+                (self.around.now_ns - since_ns) / 1_000_000,
+                self.clients.parts(),
+                self.around.memory.free_pages()
+            ));
+        }
+        self.around.atlas.pass(&mut self.around.disks, &mut self.around.marks);
+        self.happen(time_ns, event)?;
+        match self.around.wrong.take() {
+            Some(what) => fault(what),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, time_ns: u64, event: Event) -> Run<()> {
+        match event {
+            Event::Disk { slice, op } => {
+                let Some(result) = self.around.finish(slice, op) else { return Ok(()) };
+                let worker = self.around.hosts[usize::from(slice)];
+                self.call(worker, |node, port, now| node.completed(port, now, slice, op, result))
+            }
+            Event::Message { to, from, message } => {
+                let worker = self.around.hosts[usize::from(to)];
+                self.call(worker, |node, port, now| node.message(port, now, to, from, message))
+            }
+            Event::Piece(piece) => {
+                let worker = self.around.hosts[usize::from(piece.slice)];
+                self.call(worker, |node, port, now| node.piece(port, now, &piece))
+            }
+            Event::Flush { slice, token } => {
+                let worker = self.around.hosts[usize::from(slice)];
+                self.call(worker, |node, port, now| node.flush(port, now, slice, token))
+            }
+            Event::Poll { worker } => self.poll(worker, time_ns),
+            Event::Client(client) => {
+                self.clients.act(client, &mut self.around);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll(&mut self, worker: usize, time_ns: u64) -> Run<()> {
+        if self.polls[worker] != Some(time_ns) {
+            return Ok(());
+        }
+        // The call below plans another poll only for what the engine itself asks for.
+        self.polls[worker] = Some(0);
+        self.call(worker, |node, port, now| node.poll(port, now))?;
+        self.polls[worker] = None;
+        let wakeup = self.nodes[worker].as_ref().and_then(Node::wakeup_ns);
+        if let Some(wakeup_ns) = wakeup {
+            let late = between(&mut self.rng, 1, 5_000);
+            self.poll_at(worker, wakeup_ns.max(self.around.now_ns) + late);
+        }
+        Ok(())
+    }
+
+    /// Lets things happen until `over`, or the daemon's death.
+    pub fn until(&mut self, mut over: impl FnMut(&Self) -> bool) -> Run<Stretch> {
+        self.progress();
+        while !over(self) {
+            self.step()?;
+            if self.around.dead {
+                return Ok(Stretch::Died);
+            }
+        }
+        Ok(Stretch::Over)
+    }
+
+    /// Clients send what they may, and get their answers.
+    pub fn serve(&mut self) -> Run<Stretch> {
+        self.until(|w| w.clients.left == 0 && w.clients.outstanding() == 0)
+    }
+
+    /// Reads `percent` in a hundred of all chunks, in any order.
+    pub fn verify(&mut self, percent: u8) -> Run<Stretch> {
+        let per = u64::from(self.clients.cells.per_block());
+        let chunk = u64::from(self.plan.geometry.chunk_blocks).min(16);
+        let mut todo: Vec<u64> = (0..self.plan.geometry.blocks() / chunk).collect();
+        shuffle(&mut self.rng, &mut todo);
+        todo.retain(|_| self.rng.percent(percent));
+        while let Some(next) = todo.last() {
+            let (first, cells) = (next * chunk * per, chunk * per);
+            let sent = self.clients.send(&mut self.around, None, Ask::Read, first, cells as u32);
+            if sent.is_some() {
+                todo.pop();
+            } else if self.clients.outstanding() == 0 && self.clients.parts() == 0 {
+                let free = self.around.memory.free_pages();
+                if self.until(|w| w.around.memory.free_pages() > free)? == Stretch::Died {
+                    return Ok(Stretch::Died);
+                }
+            } else {
+                self.step()?;
+            }
+            if self.around.dead {
+                return Ok(Stretch::Died);
+            }
+        }
+        self.until(|w| w.clients.outstanding() == 0)
+    }
+
+    /// Stops the daemon in good order.
+    pub fn stop(&mut self) -> Run<Stretch> {
+        for worker in 0..self.nodes.len() {
+            self.call(worker, |node, port, now| node.shut_down(port, now))?;
+        }
+        if self.until(|w| w.nodes.iter().flatten().all(Node::is_clean))? == Stretch::Died {
+            return Ok(Stretch::Died);
+        }
+        if self.clean != self.plan.geometry.all() {
+            return fault(format!("only the slices {:b} were reported clean", self.clean));
+        }
+        if self.around.operations() > 0 || self.clients.parts() > 0 {
+            return fault("clean, and something is still under way");
+        }
+        if let Some(leak) = self.around.memory.leaks().first() {
+            return fault(format!("clean, and {leak}"));
+        }
+        let ticket = self.clients.oracle.begin_flush();
+        self.clients.oracle.flushed(ticket);
+        self.settled = true;
+        Ok(Stretch::Over)
+    }
+
+    /// A life ends. One that was to stop in good order and could not ends in a crash.
+    pub fn end(&mut self, end: End, stretch: Stretch) {
+        let end = match (end.orderly(), stretch) {
+            (true, Stretch::Died) => pick(&mut self.rng, &[End::Kill, End::PowerCut]),
+            _ => end,
+        };
+        self.around.say(|| format!("end of this life: {end:?}"));
+        self.count_life();
+        match end {
+            End::PowerCut => {
+                self.around.marks.hit("crash: power cut");
+                self.power_cut();
+            }
+            End::CleanCut => {
+                self.around.marks.hit("stop: clean, then power cut");
+                let settled = self.settled;
+                self.power_cut();
+                self.settled = settled;
+            }
+            End::Clean => self.around.marks.hit("stop: clean"),
+            End::CleanRegionLost => {
+                self.around.marks.hit("stop: clean, region lost");
+                self.swap_region(false);
+            }
+            End::Kill => {
+                self.around.marks.hit("crash: kill");
+                self.kill(Crash::Daemon);
+            }
+            End::KillRegionLost => {
+                self.around.marks.hit("crash: kill, region lost");
+                self.kill(Crash::PowerCut);
+                self.swap_region(false);
+            }
+            End::KillRegionStray => {
+                self.kill(Crash::PowerCut);
+                let stray = self.swap_region(true);
+                let mark =
+                    if stray { "crash: kill, stray region" } else { "crash: kill, region lost" };
+                self.around.marks.hit(mark);
+            }
+        }
+        self.nodes.clear();
+        self.around.forget();
+    }
+
+    fn count_life(&mut self) {
+        for (_, stats, _) in self.nodes.iter().flatten().flat_map(Node::stats) {
+            let marks = &mut self.around.marks;
+            marks.add("engine: writes that waited for room", stats.throttled);
+            marks.add("engine: writes folded into a waiting block", stats.coalesced);
+            marks.add("engine: generations", stats.generations);
+            marks.add("engine: generations of whole rows", stats.whole_rows);
+            marks.add("engine: checkpoints", stats.checkpoints);
+            marks.add("engine: journal groups", stats.groups);
+        }
+    }
+
+    /// Takes the region away, and puts back the one that was set aside before; whether there was one.
+    fn swap_region(&mut self, back: bool) -> bool {
+        let own = (self.region, self.around.memory.region());
+        let other = self.aside.take().filter(|_| back);
+        self.aside = Some(own);
+        match &other {
+            Some((id, region)) => {
+                self.region = *id;
+                self.around.memory.put_region(region);
+            }
+            None => self.region = 0,
+        }
+        other.is_some()
+    }
+
+    /// Power fails: caches do what they like, and the memory is gone.
+    fn power_cut(&mut self) {
+        self.settled = false;
+        let all = pick(
+            &mut self.rng,
+            &[None, None, Some(Cache::Lost), Some(Cache::Kept), Some(Cache::Mixed)],
+        );
+        for disk in &mut self.around.disks {
+            let one = pick(&mut self.rng, &[Cache::Lost, Cache::Kept, Cache::Mixed, Cache::Mixed]);
+            let doubtful = disk.power_cut(all.unwrap_or(one));
+            self.around.marks.add("power cut: writes in doubt", doubtful as u64);
+        }
+        self.cut_memory();
+    }
+
+    /// Power fails, and each disk's cache does what the scenario says.
+    pub fn power_cut_as(&mut self, caches: &[Cache]) {
+        self.settled = false;
+        for (disk, cache) in self.around.disks.iter_mut().zip(caches) {
+            disk.power_cut(*cache);
+        }
+        self.cut_memory();
+        self.nodes.clear();
+        self.around.forget();
+    }
+
+    fn cut_memory(&mut self) {
+        self.region = 0;
+        self.aside = None;
+        self.clients.crash(Crash::PowerCut);
+    }
+
+    fn kill(&mut self, promise: Crash) {
+        self.settled = false;
+        self.around.disks.iter_mut().for_each(SimDisk::daemon_died);
+        self.clients.crash(promise);
+    }
+}
+
+/// Lends disks to the engine's synchronous side, in the given order.
+fn with_disks<T>(
+    disks: &mut [SimDisk],
+    fuse: &Rc<RefCell<Fuse>>,
+    read_only: bool,
+    order: Option<&[usize]>,
+    act: impl FnOnce(&mut [&mut dyn Disk]) -> T,
+) -> T {
+    let gate = |disk| Gate { disk, fuse: fuse.clone(), read_only, writes: 0 };
+    let mut gates: Vec<(usize, Gate<'_>)> = disks.iter_mut().map(gate).enumerate().collect();
+    if let Some(order) = order {
+        gates.sort_by_key(|(i, _)| order.iter().position(|o| o == i));
+    }
+    let mut lent: Vec<&mut dyn Disk> = gates.iter_mut().map(|(_, g)| g as &mut dyn Disk).collect();
+    act(&mut lent)
+}
