@@ -51,6 +51,8 @@ pub(crate) struct Checkpoint {
     /// Slices that were asked for theirs, and what it said then.
     asked: Option<(u8, u64)>,
     closing: bool,
+    /// Slices that have nothing left to write, as a mask; this one's bit once it has said so.
+    pub(crate) drained: u16,
     pub(crate) clean: bool,
 }
 
@@ -70,6 +72,7 @@ impl Checkpoint {
             wanted: false,
             asked: None,
             closing: false,
+            drained: 0,
             clean: false,
         }
     }
@@ -91,6 +94,7 @@ impl Iom {
 
     /// Starts a checkpoint when the journal has become long, when somebody waits for the anchor, or at the end.
     pub(crate) fn poll_checkpoint<P: Port>(&mut self, port: &mut P) {
+        self.say_drained();
         if self.checkpoint.step != Step::Idle || self.checkpoint.clean {
             return;
         }
@@ -118,9 +122,19 @@ impl Iom {
         }
     }
 
+    /// At an orderly stop a slice may be clean only when no other can ask anything of it any more.
+    fn say_drained(&mut self) {
+        let own = 1 << self.slice;
+        let done = self.checkpoint.closing && self.data.is_settled() && self.reads.is_idle();
+        if done && self.checkpoint.drained & own == 0 {
+            self.checkpoint.drained |= own;
+            self.broadcast(Message::Drained);
+        }
+    }
+
     fn is_settled(&self) -> bool {
-        let sides = self.data.is_settled() && self.parity.is_settled();
-        sides && self.reads.is_idle() && self.log.is_quiet()
+        let all = self.checkpoint.drained == self.config.geometry.all();
+        all && self.data.is_settled() && self.parity.is_settled() && self.log.is_quiet()
     }
 
     fn start_checkpoint<P: Port>(&mut self, port: &mut P, clean: bool) {

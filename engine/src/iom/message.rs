@@ -66,6 +66,8 @@ pub enum Message {
     Anchored { settled: u64 },
     /// To one: my journal waits for your anchor.
     AnchorWanted,
+    /// To all, at an orderly stop: nothing is left to write here as data manager; no `Want` comes any more.
+    Drained,
     /// To all: a slice has failed; the array stops (P11).
     Stop,
 }

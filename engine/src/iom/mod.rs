@@ -298,6 +298,7 @@ impl Iom {
             Message::Repaired { row } => self.repaired(port, now_ns, row),
             Message::Anchored { settled } => self.anchored[usize::from(from)] = settled,
             Message::AnchorWanted => self.checkpoint.wanted = true,
+            Message::Drained => self.checkpoint.drained |= 1 << from,
             Message::Stop => self.stop(port),
         }
     }

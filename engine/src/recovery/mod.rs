@@ -163,6 +163,8 @@ struct Work<'a, 'b> {
     /// Records for the claim groups, by slice: blocks that were rebuilt.
     forward: Vec<Vec<crate::format::journal::Record>>,
     rebuilt: Vec<(u8, u32, Vec<u8>)>,
+    /// Damaged copies to be written anew: (slice, offset, contents).
+    heal: Vec<(usize, u64, Vec<u8>)>,
     report: Report,
 }
 
@@ -195,7 +197,8 @@ impl Work<'_, '_> {
 /// Puts the array on `disks` (given in any order) into a state from which it can serve.
 pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recovered, RecoveryError> {
     let mut report = Report::default();
-    let (superblocks, order) = identify(disks, &mut report)?;
+    let (superblocks, order, heal) = identify(disks)?;
+    report.damaged_copies = heal.len() as u64;
     let n = superblocks.len();
     let mut by_slice: Vec<Option<&mut &mut dyn Disk>> = (0..n).map(|_| None).collect();
     for (at, disk) in disks.iter_mut().enumerate() {
@@ -211,6 +214,7 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
         outcomes: vec![],
         forward: vec![vec![]; n],
         rebuilt: vec![],
+        heal,
         report,
     };
     // After a daemon's death the facts are in volatile caches. They are made durable before anything is decided (J19).
@@ -226,38 +230,39 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
     Ok(Recovered { superblock, held, replay, slices, order, report, rebuilt })
 }
 
-/// Reads the superblocks of a disk: the first valid one, and whether a copy was damaged.
-pub fn superblock(disk: &mut dyn Disk) -> Result<(Superblock, bool), FormatError> {
+/// Reads the superblocks of a disk: the first valid one, and where a damaged copy of it stands.
+pub fn superblock(disk: &mut dyn Disk) -> Result<(Superblock, Option<u64>), FormatError> {
     let mut bytes = vec![0; SECTOR_BYTES as usize];
     let size_bytes = disk.size_bytes();
     let mut read = |offset| {
         disk.read(offset, &mut bytes).map_err(|_| FormatError::Foreign)?;
         Superblock::decode(&bytes)
     };
-    let (first, second) = (read(0), read(backup_offset(size_bytes)));
+    let backup = backup_offset(size_bytes);
+    let (first, second) = (read(0), read(backup));
     match (first, second) {
         (Ok(first), second) => {
-            let damaged = second.as_ref() != Ok(&first);
+            let damaged = (second.as_ref() != Ok(&first)).then_some(backup);
             Ok((first, damaged))
         }
         // A version that is not ours is no reason to look for an older superblock.
         (Err(FormatError::Version(v)), _) => Err(FormatError::Version(v)),
-        (Err(_), Ok(second)) => Ok((second, true)),
+        (Err(_), Ok(second)) => Ok((second, Some(0))),
         (Err(error), Err(_)) => Err(error),
     }
 }
 
+/// The slices' superblocks, by slice; which disk each is; and superblock copies to be written anew.
+type Identified = (Vec<Superblock>, Vec<usize>, Vec<(usize, u64, Vec<u8>)>);
+
 /// Which disk is which slice; refuses what is not one whole array.
-fn identify(
-    disks: &mut [&mut dyn Disk],
-    report: &mut Report,
-) -> Result<(Vec<Superblock>, Vec<usize>), RecoveryError> {
+fn identify(disks: &mut [&mut dyn Disk]) -> Result<Identified, RecoveryError> {
+    let mut heal = vec![];
     let mut found: BTreeMap<u8, (usize, Superblock)> = BTreeMap::new();
     let mut first: Option<Superblock> = None;
     for (at, disk) in disks.iter_mut().enumerate() {
         let (superblock, damaged) =
             superblock(*disk).map_err(|error| RecoveryError::NoSuperblock { disk: at, error })?;
-        report.damaged_copies += u64::from(damaged);
         let like = first.get_or_insert_with(|| superblock.clone());
         if like.array != superblock.array || like.geometry != superblock.geometry {
             return Err(RecoveryError::ForeignDisk { disk: at });
@@ -266,6 +271,9 @@ fn identify(
         if disk.size_bytes() < needed {
             let bytes = disk.size_bytes();
             return Err(RecoveryError::Truncated { slice, bytes, needed });
+        }
+        if let Some(offset) = damaged {
+            heal.push((usize::from(slice), offset, superblock.encode()));
         }
         if let Some((other, _)) = found.insert(slice, (at, superblock)) {
             return Err(RecoveryError::Duplicate { slice, disks: [other, at] });
@@ -277,5 +285,5 @@ fn identify(
         return Err(RecoveryError::Missing { slices: missing, of });
     }
     let (order, superblocks): (Vec<_>, Vec<_>) = found.into_values().unzip();
-    Ok((superblocks, order))
+    Ok((superblocks, order, heal))
 }

@@ -90,19 +90,31 @@ impl Work<'_, '_> {
         Ok(())
     }
 
+    /// One of two copies is damaged: it is to be written anew from the other before anything else is written. Otherwise
+    /// a torn write of the good copy would leave none.
+    fn heal(&mut self, slice: usize, offset: u64, bytes: Vec<u8>) {
+        self.report.damaged_copies += 1;
+        self.heal.push((slice, offset, bytes));
+    }
+
     fn read_anchor(&mut self, slice: usize) -> Result<Anchor, RecoveryError> {
         let g = self.superblocks[0].geometry;
         let array = self.superblocks[0].array_tag();
         let mut bytes = vec![0; SECTOR_BYTES as usize];
         let mut best: Option<Anchor> = None;
+        let mut damaged = None;
         for copy in 0..2 {
             // A sector that does not read is a damaged copy like any other.
             let read = self.disks[slice].read(g.anchor_offset(copy), &mut bytes);
             let anchor = read.ok().and_then(|()| Anchor::decode(&bytes, array, slice as u8).ok());
-            self.report.damaged_copies += u64::from(anchor.is_none());
+            damaged = damaged.or(anchor.is_none().then_some(copy));
             best = best.into_iter().chain(anchor).max_by_key(|a| a.version);
         }
-        best.ok_or(RecoveryError::NoAnchor { slice: slice as u8 })
+        let anchor = best.ok_or(RecoveryError::NoAnchor { slice: slice as u8 })?;
+        if let Some(copy) = damaged {
+            self.heal(slice, g.anchor_offset(copy), anchor.encode(array, slice as u8));
+        }
+        Ok(anchor)
     }
 
     fn read_map(&mut self, slice: usize) -> Result<BlockMap, RecoveryError> {

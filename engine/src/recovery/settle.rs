@@ -32,7 +32,7 @@ impl Work<'_, '_> {
         let before: Vec<Vec<Entry>> = self.maps.iter().map(|m| m.entries().to_vec()).collect();
         let named = named_slots(&doubts, self.disks.len());
         for (row, records) in &doubts {
-            self.settle_row(*row, records, known.get(row).copied(), &before, &named)?;
+            self.settle_row(*row, records, known.get(row).copied(), &before, &named);
         }
         Ok(held)
     }
@@ -94,7 +94,7 @@ impl Work<'_, '_> {
         known: Option<Generation>,
         before: &[Vec<Entry>],
         named: &[Vec<u32>],
-    ) -> Result<(), RecoveryError> {
+    ) {
         let generations = records.iter().flatten().map(|d| d.record.generation);
         let newest = generations.max().expect("a row in doubt has records");
         let settled = known.is_some_and(|k| k >= newest);
@@ -105,8 +105,7 @@ impl Work<'_, '_> {
             }
         }
         if settled {
-            self.count(Letter::A);
-            return Ok(());
+            return self.count(Letter::A);
         }
         let parity = usize::from(self.superblocks[0].geometry.parity(row));
         let of_newest = |slice: usize| -> Option<Doubt> {
@@ -165,14 +164,13 @@ impl Work<'_, '_> {
         };
         if let Some(slice) = rebuild {
             let own = of_newest(slice).map(|d| d.record.new);
-            match self.rebuild(row, slice, own, &chosen, before, named)? {
+            match self.rebuild(row, slice, own, &chosen, before, named) {
                 Some(entry) => chosen[slice] = entry,
                 // The row no longer has what it takes: going back is as safe (I2), the old side is still there (J7).
                 None => chosen = self.maps.iter().map(|m| m.get(row)).collect(),
             }
         }
         self.conclude(row, newest, &chosen, rebuild, records);
-        Ok(())
     }
 
     fn count(&mut self, letter: Letter) {
@@ -196,40 +194,36 @@ impl Work<'_, '_> {
         chosen: &[Entry],
         before: &[Vec<Entry>],
         named: &[Vec<u32>],
-    ) -> Result<Option<Entry>, RecoveryError> {
+    ) -> Option<Entry> {
         let mut sum = vec![0; self.superblocks[0].geometry.block_bytes as usize];
         for (other, entry) in chosen.iter().enumerate().filter(|(i, _)| *i != slice) {
             match self.block(other, row, *entry) {
                 Some(bytes) => crate::kernel::xor(&mut sum, &bytes),
-                None => return Ok(None),
+                None => return None,
             }
         }
         let parity = slice == usize::from(self.superblocks[0].geometry.parity(row));
         if parity && crate::kernel::is_zero(&sum) {
-            return Ok(Some(Entry::EMPTY));
+            return Some(Entry::EMPTY);
         }
         let check = crate::kernel::checksum(&sum, self.seed(slice, row));
         let designated = own.filter(|e| !e.is_empty());
         if designated.is_some_and(|e| e.sum != check && !parity) {
             // The row says something else than the record: something in it is not what it seems.
-            return Ok(None);
+            return None;
         }
         // Its own designated slot, or one free before the decision: a second attempt must find the old side (J22).
         let slot = match designated {
             Some(e) => e.slot,
+            // If none is free, it goes back: without a record here the generation cannot have settled.
             None => self.free_slot(slice, before, named)?,
         };
         self.rebuilt.push((slice as u8, row, sum));
         self.report.rebuilt += 1;
-        Ok(Some(Entry { slot, sum: check }))
+        Some(Entry { slot, sum: check })
     }
 
-    fn free_slot(
-        &mut self,
-        slice: usize,
-        before: &[Vec<Entry>],
-        named: &[Vec<u32>],
-    ) -> Result<u32, RecoveryError> {
+    fn free_slot(&self, slice: usize, before: &[Vec<Entry>], named: &[Vec<u32>]) -> Option<u32> {
         let mut slots = Slots::new(self.superblocks[0].geometry.slots);
         let old = before[slice].iter().chain(self.maps[slice].entries());
         for entry in old.filter(|e| !e.is_empty()) {
@@ -239,7 +233,7 @@ impl Work<'_, '_> {
         for slot in named[slice].iter().copied().chain(promised).filter(|s| *s != Entry::NO_SLOT) {
             slots.occupy(slot);
         }
-        slots.take().ok_or(RecoveryError::JournalFull { slice: slice as u8 })
+        slots.take()
     }
 
     /// Puts the choice into the maps, and into what the claim will say.

@@ -43,6 +43,7 @@ impl Work<'_, '_> {
             heads.push(self.claim_place(slice)?);
         }
         if !self.options.read_only {
+            self.write_healed()?;
             self.write_rebuilt()?;
             for (slice, place) in heads.iter_mut().enumerate() {
                 *place = self.write_claim(slice, *place, held)?;
@@ -74,6 +75,14 @@ impl Work<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn write_healed(&mut self) -> Result<(), RecoveryError> {
+        let heal = std::mem::take(&mut self.heal);
+        for (slice, offset, bytes) in &heal {
+            self.write(*slice, *offset, bytes)?;
+        }
+        if heal.is_empty() { Ok(()) } else { self.flush_all() }
     }
 
     fn write_rebuilt(&mut self) -> Result<(), RecoveryError> {
