@@ -169,11 +169,6 @@ struct Work<'a, 'b> {
 }
 
 impl Work<'_, '_> {
-    fn read(&mut self, slice: usize, offset: u64, bytes: &mut [u8]) -> Result<(), RecoveryError> {
-        let read = self.disks[slice].read(offset, bytes);
-        read.map_err(|_| RecoveryError::Disk { slice: slice as u8 })
-    }
-
     /// The block that `entry` names, if it is what the entry says.
     fn block(&mut self, slice: usize, row: u32, entry: Entry) -> Option<Vec<u8>> {
         let g = self.superblocks[0].geometry;

@@ -2,10 +2,10 @@
 
 use super::{RecoveryError, Work};
 use crate::canary::Canary;
+use crate::format::Membership;
 use crate::format::anchor::Anchor;
 use crate::format::journal::{self, Claim, Group};
 use crate::format::map_page::MapPage;
-use crate::format::{FormatError, Membership};
 use crate::geometry::SECTOR_BYTES;
 use crate::iom::{GROUPS_MAX, Limits};
 use crate::map::BlockMap;
@@ -49,31 +49,36 @@ struct RingReader {
 
 impl RingReader {
     /// `count` units from `position` on.
-    fn units(
-        &mut self,
-        work: &mut Work,
-        slice: usize,
-        position: u64,
-        count: u64,
-    ) -> Result<Vec<u8>, RecoveryError> {
+    fn units(&mut self, work: &mut Work, slice: usize, position: u64, count: u64) -> Vec<u8> {
         let mut out = vec![];
         for at in position..position + count {
             let have = self.bytes.len() as u64 / SECTOR_BYTES;
             if at < self.first || at >= self.first + have {
-                self.fill(work, slice, at)?;
+                self.fill(work, slice, at);
             }
             let from = ((at - self.first) * SECTOR_BYTES) as usize;
             out.extend_from_slice(&self.bytes[from..from + SECTOR_BYTES as usize]);
         }
-        Ok(out)
+        out
     }
 
-    fn fill(&mut self, work: &mut Work, slice: usize, at: u64) -> Result<(), RecoveryError> {
+    fn fill(&mut self, work: &mut Work, slice: usize, at: u64) {
         let g = work.superblocks[0].geometry;
         let to_end = u64::from(g.journal_units) - at % u64::from(g.journal_units);
-        self.bytes.resize((WINDOW.min(to_end) * SECTOR_BYTES) as usize, 0);
+        let count = WINDOW.min(to_end);
+        self.bytes.resize((count * SECTOR_BYTES) as usize, 0);
         self.first = at;
-        work.read(slice, g.journal_offset(at), &mut self.bytes)
+        let disk = &mut work.disks[slice];
+        if disk.read(g.journal_offset(at), &mut self.bytes).is_ok() {
+            return;
+        }
+        // One by one; a unit that does not read is no group.
+        let units = self.bytes.chunks_exact_mut(SECTOR_BYTES as usize);
+        for (unit, position) in units.zip(at..) {
+            if disk.read(g.journal_offset(position), unit).is_err() {
+                unit.fill(0);
+            }
+        }
     }
 }
 
@@ -164,11 +169,13 @@ impl Work<'_, '_> {
         let mut reader = RingReader { first: 0, bytes: vec![] };
         let (head, head_position) = (anchor.tail, anchor.tail_position);
         let mut scan = Scan { anchor, head, head_position, ..Scan::default() };
-        let mut epoch = 0;
+        // Never older than the membership that the anchor names: a recovery's anchor points right behind its claim, where a
+        // group of the epoch before may stand that was in flight when the power went (J20).
+        let mut epoch = anchor.held.epoch;
         loop {
             let used = scan.head_position - anchor.tail_position;
             let room = u64::from(g.journal_units) - used;
-            let group = self.group_at(&mut reader, slice, scan.head_position, room)?;
+            let group = self.group_at(&mut reader, slice, scan.head_position, room);
             let follows = |group: &Group| {
                 group.sequence == scan.head
                     && group.position == scan.head_position
@@ -196,23 +203,19 @@ impl Work<'_, '_> {
         slice: usize,
         position: u64,
         room: u64,
-    ) -> Result<Option<Group>, RecoveryError> {
+    ) -> Option<Group> {
         let g = self.superblocks[0].geometry;
         let (array, index) = (self.superblocks[0].array_tag(), slice as u8);
         if room == 0 {
-            return Ok(None);
+            return None;
         }
-        let first = reader.units(self, slice, position, 1)?;
-        let Ok(units) = journal::units(&first, array, index) else { return Ok(None) };
+        let first = reader.units(self, slice, position, 1);
+        let units = journal::units(&first, array, index).ok()?;
         if u64::from(units) > room {
-            return Ok(None);
+            return None;
         }
-        let bytes = reader.units(self, slice, position, units.into())?;
-        match journal::decode(&bytes, array, index, g.rows, g.slots) {
-            Ok(group) => Ok(Some(group)),
-            Err(FormatError::Version(_) | FormatError::Foreign) => Ok(None),
-            Err(_) => Ok(None),
-        }
+        let bytes = reader.units(self, slice, position, units.into());
+        journal::decode(&bytes, array, index, g.rows, g.slots).ok()
     }
 
     /// Groups in flight when the power went may stand behind a hole; they count for nothing. But if one of them knows the
@@ -229,7 +232,7 @@ impl Work<'_, '_> {
         let reach = u64::from(Limits::of(&g).group_units_max) * (GROUPS_MAX as u64 + 1);
         let end = scan.head_position + reach.min(u64::from(g.journal_units) - used);
         for position in scan.head_position + 1..end {
-            let Some(group) = self.group_at(reader, slice, position, end - position)? else {
+            let Some(group) = self.group_at(reader, slice, position, end - position) else {
                 continue;
             };
             if group.position != position || group.sequence <= scan.head || group.epoch < epoch {
