@@ -11,7 +11,7 @@ use engine::format::superblock::{Superblock, uuid_text};
 use engine::geometry::SECTOR_BYTES;
 use engine::port::Toughness;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Makes an array and tells what came of it.
@@ -114,7 +114,7 @@ pub fn toughness_name(toughness: Toughness) -> &'static str {
 fn describe(superblock: &Superblock, paths: &[PathBuf], output: &Output) -> String {
     let g = &superblock.geometry;
     let chunk = u64::from(g.chunk_blocks) * u64::from(g.block_bytes);
-    let words: Vec<_> = paths.iter().map(|path| format!("--slice {}", path.display())).collect();
+    let words: Vec<_> = paths.iter().map(|path| format!("--slice {}", quoted(path))).collect();
     let pairs = [
         ("array", superblock.name.clone()),
         ("uuid", uuid_text(superblock.array)),
@@ -127,6 +127,13 @@ fn describe(superblock: &Superblock, paths: &[PathBuf], output: &Output) -> Stri
         ("serve it", format!("iomd {}", words.join(" "))),
     ];
     output.pairs(&pairs)
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn report(superblocks: &[Superblock], paths: &[PathBuf], sizes: &[u64]) -> Value {
@@ -152,4 +159,15 @@ fn report(superblocks: &[Superblock], paths: &[PathBuf], sizes: &[u64]) -> Value
         "journal_bytes": u64::from(g.journal_units) * SECTOR_BYTES,
         "slices": slices.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shells_understand_the_paths() {
+        assert_eq!(quoted(Path::new("/dev/sda-1")), "/dev/sda-1");
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+    }
 }
