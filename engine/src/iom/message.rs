@@ -60,8 +60,8 @@ pub enum Message {
     Repair { row: u32 },
     /// P to D: what the others make of your block; lent until `Repaired`.
     Rebuilt { row: u32, content: Content },
-    /// D to P: the block is rewritten, or given up; let the row go.
-    Repaired { row: u32 },
+    /// D to P: the block was good and has been put back, or is given up; let the row go.
+    Repaired { row: u32, good: bool },
     /// To all: everything in my groups before this one is settled, and my anchor says so durably (J12).
     Anchored { settled: u64 },
     /// To one: my journal waits for your anchor.

@@ -295,7 +295,7 @@ impl Iom {
             Message::Fetched { row, page, content } => self.fetched(port, row, page, content),
             Message::Repair { row } => self.repair_wanted(port, row, from),
             Message::Rebuilt { row, content } => self.rebuilt(port, row, from, content),
-            Message::Repaired { row } => self.repaired(port, now_ns, row),
+            Message::Repaired { row, good } => self.repaired(port, now_ns, row, good),
             Message::Anchored { settled } => self.anchored[usize::from(from)] = settled,
             Message::AnchorWanted => self.checkpoint.wanted = true,
             Message::Drained => self.checkpoint.drained |= 1 << from,

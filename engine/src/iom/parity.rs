@@ -53,8 +53,8 @@ pub(crate) struct Open {
     /// Slices whose settled block is needed too.
     fetch: u16,
     fetching: Option<SliceIndex>,
-    /// Slices whose block the row has already tried to rebuild.
-    repaired: u16,
+    /// Those of them that did not read; the row is asked to rebuild them.
+    unread: u16,
     recorded: bool,
     landed: bool,
     group: u64,
@@ -234,7 +234,7 @@ impl Iom {
             early: [None; SLICES_MAX],
             fetch: if values { rest } else { 0 },
             fetching: None,
-            repaired: 0,
+            unread: 0,
             recorded: false,
             landed: false,
             group: 0,
@@ -295,6 +295,7 @@ impl Iom {
         let open = self.parity.open(row);
         (open.values, open.sum_zero) = (true, true);
         (open.missing, open.fetch) = (open.participants, others & !open.participants);
+        open.unread = 0;
         open.early = [None; SLICES_MAX];
         let (generation, participants) = (open.generation, open.participants);
         self.ask(row, generation, participants, true);
@@ -359,7 +360,7 @@ impl Iom {
             return;
         }
         if open.fetch != 0 {
-            if !repairing {
+            if !repairing && open.unread == 0 {
                 let from = open.fetch.trailing_zeros() as u8;
                 open.fetching = Some(from);
                 let page = open.scratch;
@@ -386,17 +387,33 @@ impl Iom {
         }
         let Some(open) = state.open.as_mut().filter(|o| o.scratch == page) else { return };
         let Some(from) = open.fetching.take() else { return };
-        if content == Content::Lost && open.repaired >> from & 1 == 0 {
-            open.repaired |= 1 << from;
+        if content == Content::Lost {
+            open.unread |= 1 << from;
             return self.repair_wanted(port, row, from);
         }
+        open.fetch &= !(1 << from);
+        self.fold(port, row, content);
+        self.advance(port, row);
+    }
+
+    /// The row has rebuilt a block that could not be fetched, or given it up: then it counts as zeros, and parity is
+    /// that of a row with a block less.
+    pub(crate) fn fold_repaired<P: Port>(
+        &mut self,
+        port: &mut P,
+        row: u32,
+        from: u8,
+        content: Content,
+    ) {
+        let open = self.parity.rows.get_mut(&row).and_then(|s| s.open.as_mut());
+        let Some(open) = open.filter(|o| o.unread >> from & 1 == 1) else { return };
+        open.unread &= !(1 << from);
         open.fetch &= !(1 << from);
         if content == Content::Lost {
             self.stats.lost += 1;
             port.notice(self.slice, Notice::Lost { row });
         }
         self.fold(port, row, content);
-        self.advance(port, row);
     }
 
     fn record_parity<P: Port>(&mut self, port: &mut P, row: u32) {

@@ -6,6 +6,7 @@
 use super::message::{Content, Message};
 use super::{Iom, Op};
 use crate::port::{DiskResult, Extent, Notice, Page, Port, SliceIndex};
+use std::collections::hash_map::Entry;
 
 /// A block being rebuilt, at the parity manager.
 #[derive(Debug)]
@@ -110,9 +111,12 @@ impl Iom {
     }
 
     /// The block's manager is done with it.
-    pub(crate) fn repaired<P: Port>(&mut self, port: &mut P, now_ns: u64, row: u32) {
+    pub(crate) fn repaired<P: Port>(&mut self, port: &mut P, now_ns: u64, row: u32, good: bool) {
         let Some(state) = self.parity.rows.get_mut(&row) else { return };
         let Some(repair) = state.repair.take() else { return };
+        // If a generation had fetched that block in vain, this is it.
+        let content = if good { Content::Page(repair.sum) } else { Content::Lost };
+        self.fold_repaired(port, row, repair.target, content);
         self.parity.repair_pages.extend([repair.sum, repair.scratch]);
         self.start_repair(port, row);
         self.advance_if_open(port, now_ns, row);
@@ -135,7 +139,8 @@ impl Iom {
 
     /// At the block's manager: the row can be asked once for all who wait.
     pub(crate) fn ask_repair(&mut self, row: u32) {
-        if self.reads.repairs.insert(row, vec![]).is_none() {
+        if let Entry::Vacant(vacant) = self.reads.repairs.entry(row) {
+            vacant.insert(vec![]);
             let parity = self.config.geometry.parity(row);
             self.send(parity, Message::Repair { row });
         }
@@ -165,7 +170,7 @@ impl Iom {
                     self.stats.lost += 1;
                     port.notice(self.slice, Notice::Lost { row });
                 }
-                self.send(from, Message::Repaired { row });
+                self.send(from, Message::Repaired { row, good: false });
             }
         }
         self.base_rebuilt(port, row, good);
@@ -175,6 +180,6 @@ impl Iom {
     /// The rebuilt block is back in its place. Should that have failed, it will be found and rebuilt again.
     pub(crate) fn rewritten(&mut self, row: u32) {
         let parity = self.config.geometry.parity(row);
-        self.send(parity, Message::Repaired { row });
+        self.send(parity, Message::Repaired { row, good: true });
     }
 }
