@@ -103,8 +103,8 @@ pub struct CreateOptions {
 /// Which daemon to ask.
 #[derive(Args, Debug)]
 pub struct RemoteOptions {
-    /// The daemon's control socket [default: /run/iomd/iomd.sock as root, else
-    /// $XDG_RUNTIME_DIR/iomd/iomd.sock].
+    /// The daemon's control socket [default: iomd/iomd.sock in /run as root, else in
+    /// $XDG_RUNTIME_DIR].
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 }

@@ -46,10 +46,7 @@ pub fn health(options: &RemoteOptions, output: &Output) -> Result<Code, Failure>
 }
 
 fn fetch(options: &RemoteOptions) -> Result<(Status, Value), Failure> {
-    let path = match &options.control {
-        Some(path) => path.clone(),
-        None => default_path()?,
-    };
+    let path = options.control.clone().unwrap_or_else(default_path);
     let (code, body) = control::get(&path, "/v1/status").map_err(failure)?;
     let garbled = |error: String| {
         Failure::new(Code::Failed, format!("{}: not understood: {error}", path.display()))
@@ -66,18 +63,20 @@ fn fetch(options: &RemoteOptions) -> Result<(Status, Value), Failure> {
     Ok((status.map_err(|error| garbled(error.to_string()))?, value))
 }
 
-/// Where the daemon listens unless told otherwise.
-fn default_path() -> Result<PathBuf, Failure> {
+/// Where the daemon listens unless told otherwise: in its run directory.
+fn default_path() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
-        return Ok("/run/iomd/iomd.sock".into());
+        return "/run/iomd/iomd.sock".into();
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) => Ok(PathBuf::from(directory).join("iomd/iomd.sock")),
-        None => {
-            let message = "XDG_RUNTIME_DIR is not set, so there is no default control socket";
-            Err(Failure::new(Code::NotFound, message).advise("give --control PATH"))
-        }
+    // Relative paths are to be ignored, says the XDG base directory specification.
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let absolute = |name| variable(name).filter(|path| path.is_absolute());
+    if let Some(run) = absolute("XDG_RUNTIME_DIR") {
+        return run.join("iomd/iomd.sock");
     }
+    let home = absolute("HOME").unwrap_or_else(|| "/".into());
+    let state = absolute("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"));
+    state.join("iomd/run/iomd.sock")
 }
 
 fn failure(error: ClientError) -> Failure {

@@ -21,7 +21,10 @@ pub fn judge(array: &Array) -> Health {
             found.push((Verdict::Critical, format!("{named} has failed"), Some(next)));
         } else if slice.errors > 0 {
             let reason = format!("{named} reported {} I/O errors", slice.errors);
-            let next = format!("smartctl -a {}", slice.path);
+            // Only a device answers for itself; of a file the kernel's log knows more.
+            let is_device = slice.path.starts_with("/dev/");
+            let next =
+                if is_device { format!("smartctl -a {}", slice.path) } else { "dmesg".into() };
             found.push((Verdict::Attention, reason, Some(next)));
         } else if slice.repaired > 0 {
             let reason = format!("{named} had {} rotten blocks, all repaired", slice.repaired);

@@ -173,7 +173,8 @@ impl Response {
     /// As it goes over the wire; without its body in the answer to HEAD.
     pub fn encode(&self, keep_alive: bool, with_body: bool) -> Vec<u8> {
         let mut head = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\n",
             self.status,
             reason(self.status),
             self.media_type,
