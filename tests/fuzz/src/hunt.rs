@@ -1,6 +1,7 @@
 //! Runs a fuzzer over consecutive seeds and catches the first panic.
 
 use crate::Fuzzer;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -27,9 +28,15 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on panics are not printed but kept for the report of [`hunt`].
+/// From now on panics are not printed but kept for the report of [`hunt`]; with `RUST_BACKTRACE` set
+/// also whence they came.
 pub fn record_panics() {
-    std::panic::set_hook(Box::new(|info| LAST.set(Some(info.to_string()))));
+    std::panic::set_hook(Box::new(|info| {
+        let trace = Backtrace::capture();
+        let traced = trace.status() == BacktraceStatus::Captured;
+        let whence = if traced { format!("\n{trace}") } else { String::new() };
+        LAST.set(Some(format!("{info}{whence}")));
+    }));
 }
 
 /// Tries the cases of `seed`, `seed + 1` and so on. The number of cases tried, or the first that
