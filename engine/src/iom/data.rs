@@ -427,7 +427,9 @@ impl Iom {
         }
         let f = self.flight(row);
         let delta_known = f.old.is_empty() || matches!(f.base, Base::Read | Base::Lost);
-        if f.input_sent || !(f.values || delta_known) {
+        // Even if the delta is not wanted any more: the generation must not settle while its pages are being read into.
+        let reading = matches!(f.base, Base::Reading { .. });
+        if f.input_sent || reading || !(f.values || delta_known) {
             return;
         }
         let Some(content) = f.content else { return };
