@@ -65,7 +65,8 @@ pub fn walk(
         end: "nothing",
     };
     let room = u64::from(superblock.geometry.journal_units);
-    let mut epoch = 0;
+    // A group of an earlier epoch that stands in the right place is a leftover (J20).
+    let mut epoch = anchor.held.epoch;
     while walk.units < room {
         let position = anchor.tail_position + walk.units;
         let group = match group_at(disk, superblock, position, room - walk.units)? {

@@ -17,7 +17,7 @@ pub struct MapCounts {
     pub damaged_copies: u64,
     /// Pages of which both copies are.
     pub lost_pages: u64,
-    /// Pages whose copies are of different versions, as a checkpoint cut short leaves.
+    /// Pages whose copies say different things, as a checkpoint cut short leaves.
     pub unequal_pages: u64,
     /// Rows with a block on this slice.
     pub rows_in_use: u64,
@@ -40,7 +40,7 @@ pub fn count(disk: &mut dyn Disk, superblock: &Superblock) -> MapCounts {
             let (a, b) = pair;
             counts.damaged_copies += u64::from(a.is_none()) + u64::from(b.is_none());
             if let (Some(a), Some(b)) = (&a, &b) {
-                counts.unequal_pages += u64::from(a.version != b.version);
+                counts.unequal_pages += u64::from(a.entries != b.entries);
             }
             match a.into_iter().chain(b).max_by_key(|page| page.version) {
                 Some(page) => add(&mut counts, &mut taken, &page),

@@ -170,6 +170,7 @@ fn check_finds_what_is_wrong_and_says_when_it_cannot_tell() {
     assert_eq!((code, &report["blocks_checked"]), (0, &2.into()), "{report}");
     let (_, found) = scratch.json(&["inspect", "s0"]);
     assert_eq!(found["slices"][0]["map"]["rows_in_use"], 1);
+    assert_eq!(found["slices"][0]["map"]["unequal_pages"], 0);
     let before = std::fs::read(scratch.0.join("s0")).unwrap();
     scratch.write(0, block + 100, b"rot");
     let (code, report) = scratch.check();
