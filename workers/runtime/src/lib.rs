@@ -1,1 +1,23 @@
 //! The worker: a pinned thread with one ring that hosts I/O managers and a frontend.
+//!
+//! Reading order: `shared` (what all workers know), `pages` (who gets memory, in which order),
+//! `disk` (operations on slices: pending or in flight), `port` (the engine's surroundings),
+//! `frontend` (the part that talks to clients), `worker` (the loop), `team` (all of them, from
+//! start to orderly end).
+//!
+//! # Bounds
+//! Every worker has one lane of [`shared::LANE_MESSAGES_MAX`] messages and one ring of
+//! [`shared::RING_REQUESTS_MAX`] requests; disk operations beyond [`disk::IN_FLIGHT_MAX`] wait in
+//! the pending list, whose length the page sources and the engine's limits bound. In steady state
+//! nothing is allocated and no lock is taken.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod disk;
+pub mod frontend;
+mod pace;
+pub mod pages;
+pub mod port;
+pub mod shared;
+pub mod team;
+pub mod worker;

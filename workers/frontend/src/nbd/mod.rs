@@ -1,6 +1,6 @@
 //! The server side of NBD as pure state machines: bytes in, requests and bytes out.
 //!
-//! Nothing here knows a socket, a thread or a clock. A server owns the socket and the memory of
+//! Nothing but `server` knows a socket, a thread or a clock. A server owns the socket and the memory of
 //! payloads and drives one [`Connection`] per client: it asks where the next bytes must go
 //! ([`Connection::receive_space`]), reports what came, takes what happened
 //! ([`Connection::next_event`]), answers ([`Connection::reply`]) and sends what
@@ -11,7 +11,7 @@
 //!
 //! Reading order: `proto` (what stands on the wire), `handshake` (options), `admit` (which requests
 //! are taken), `slots` (life of a request), `outgoing` (queue of replies), `conn` (all of it
-//! together), `fuzz` (how it is attacked).
+//! together), `fuzz` (how it is attacked), `server` (sockets, rings and pages around it).
 
 mod admit;
 mod conn;
@@ -20,6 +20,7 @@ mod handshake;
 mod outgoing;
 pub mod proto;
 mod reply;
+pub mod server;
 mod slots;
 
 pub use admit::{Request, RequestKind};

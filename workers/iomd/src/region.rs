@@ -1,0 +1,213 @@
+//! The staging region: found, replayed or kept aside, made, removed.
+//!
+//! Its file outlives the daemon. What it holds is this array's to replay exactly when the
+//! membership in force names it (J11); anything else is renamed and reported, never overwritten.
+
+use crate::failure::Failure;
+use engine::format::staging::{RegionHeader, Staged};
+use engine::format::superblock::uuid_text;
+use engine::geometry::Geometry;
+use engine::port::{PIECE_BLOCKS_MAX, Piece, PieceKind, Token, Toughness};
+use runtime::shared::{Layout, Shared};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use sys::arena::{Arena, arena_size_bytes};
+
+/// Memory for clients' writes that have not settled, in bytes.
+const WRITE_BYTES: u64 = 256 << 20;
+/// The least of it with which the longest request fits.
+const WRITE_BYTES_MIN: u64 = 48 << 20;
+/// Memory for clients' reads, in bytes.
+const READ_BYTES: u64 = 64 << 20;
+
+/// The region of an array before recovery.
+#[derive(Debug)]
+pub struct Region {
+    /// Its file.
+    pub path: PathBuf,
+    /// What its header says, if it is an array's region at all and this array's.
+    pub header: Option<RegionHeader>,
+}
+
+impl Region {
+    /// Looks for the region of `array` in `directory`. A file that cannot be its region is renamed.
+    pub fn find(directory: &Path, array: u128) -> Result<Region, Failure> {
+        let path = directory.join(format!("iomd-{}.staging", uuid_text(array)));
+        let mut bytes = [0; RegionHeader::BYTES];
+        let read = std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+        let header = match read {
+            Ok(()) => RegionHeader::decode(&bytes).ok().filter(|header| header.array == array),
+            Err(_) => None,
+        };
+        let region = Region { path, header };
+        let length = std::fs::metadata(&region.path).map_or(0, |metadata| metadata.len());
+        // Without a header nothing was ever staged in it: a daemon died while it made it.
+        let unborn = header.is_none() && bytes == [0; RegionHeader::BYTES];
+        if header.is_none() && length > 0 && !unborn {
+            region.set_aside("it is not a staging region of this array")?;
+        } else if unborn && length > 0 {
+            region.remove();
+        }
+        Ok(region)
+    }
+
+    /// Its identity; 0 for none.
+    pub fn id(&self) -> u128 {
+        self.header.map_or(0, |header| header.region)
+    }
+
+    /// Renames the file, so that nobody takes it for this array's again and nothing is lost.
+    pub fn set_aside(&self, why: &str) -> Result<(), Failure> {
+        let seconds = sys::process::wall_clock_ns() / 1_000_000_000;
+        let aside = self.path.with_extension(format!("staging.aside-{seconds}"));
+        std::fs::rename(&self.path, &aside).map_err(|error| {
+            Failure::failed(format!("staging region {}: {error}", self.path.display()))
+        })?;
+        tracing::warn!(
+            path = %self.path.display(),
+            aside = %aside.display(),
+            why,
+            "a staging region is kept aside and not replayed; delete it when you do not need it"
+        );
+        Ok(())
+    }
+
+    /// Removes the file: it holds nothing that is not on the slices.
+    pub fn remove(&self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the staging region");
+        }
+    }
+
+    /// The arena of an array of this shape: over the region that is to be replayed, over a new one
+    /// with the identity `new`, or, where there is no tmpfs with room, without one.
+    pub fn open_arena(
+        &self,
+        geometry: &Geometry,
+        engine_pages_each: u32,
+        replay: bool,
+        array: u128,
+        new: u128,
+    ) -> Result<(Arena, Layout), Failure> {
+        let block = geometry.block_bytes;
+        let pages = |bytes: u64| (bytes / u64::from(block)) as u32;
+        let mut layout = Layout {
+            write_pages: pages(WRITE_BYTES),
+            read_pages: pages(READ_BYTES),
+            engine_pages_each,
+            slices: geometry.slices,
+        };
+        if let Some(header) = self.header.filter(|_| replay) {
+            let rest = layout.pages() - layout.write_pages;
+            let room = header.pages.checked_sub(rest).filter(|pages| *pages >= layout.read_pages);
+            if header.page_bytes != block || room.is_none() {
+                return Err(self.refuse("its shape is not one that this version makes"));
+            }
+            layout.write_pages = room.expect("it was just seen");
+            let arena = Arena::staging(&self.path, block as usize, layout.pages());
+            let arena = arena.map_err(|error| self.refuse(&error.to_string()))?;
+            return Ok((arena, layout));
+        }
+        self.fit(&mut layout, block);
+        match Arena::staging(&self.path, block as usize, layout.pages()) {
+            Ok(arena) => {
+                let header =
+                    RegionHeader { region: new, array, page_bytes: block, pages: layout.pages() };
+                arena.header_store(0, &header.encode());
+                Ok((arena, layout))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "no staging region: every write acts as `durable` and waits for the disks; \
+                     --staging-dir names a tmpfs with room"
+                );
+                layout.write_pages = pages(WRITE_BYTES);
+                let arena = Arena::private(block as usize, layout.pages());
+                let arena = arena.map_err(|error| {
+                    Failure::failed(format!("memory for clients' data: {error}"))
+                })?;
+                Ok((arena, layout))
+            }
+        }
+    }
+
+    /// Makes the region smaller where the tmpfs has little room: half of what is free is for
+    /// others.
+    fn fit(&self, layout: &mut Layout, block: u32) {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let Ok(found) = nix::sys::statvfs::statvfs(directory) else { return };
+        let free = found.blocks_available() * found.fragment_size() / 2;
+        let size = |layout: &Layout| arena_size_bytes(block as usize, layout.pages());
+        while size(layout) > free
+            && layout.write_pages > (WRITE_BYTES_MIN / u64::from(block)) as u32
+        {
+            layout.write_pages =
+                (layout.write_pages / 2).max((WRITE_BYTES_MIN / u64::from(block)) as u32);
+        }
+    }
+
+    fn refuse(&self, why: &str) -> Failure {
+        Failure::failed(format!(
+            "staging region {} holds acknowledged writes, but {why}. Start the version that made \
+             it, or move the file away to go on without them",
+            self.path.display()
+        ))
+    }
+}
+
+/// The staged records of a region that is to be replayed, as pieces in the order of admission.
+/// Their pages leave the source of free pages.
+pub fn staged_pieces(shared: &Shared) -> Result<Vec<Piece>, Failure> {
+    let geometry = &shared.geometry;
+    let mut found: BTreeMap<(u64, u8), Piece> = BTreeMap::new();
+    for page in 0..shared.arena.pages() {
+        let decoded = Staged::decode(&shared.arena.descriptor(page));
+        let staged = decoded.map_err(|error| {
+            Failure::failed(format!("staging region: descriptor of page {page}: {error}"))
+        })?;
+        let Some(staged) = staged else { continue };
+        let sane = staged.slice < geometry.slices
+            && staged.row < geometry.rows
+            && staged.last <= geometry.block_bytes
+            && geometry.block(staged.slice, staged.row).is_some()
+            && shared.layout.write_range().contains(&page);
+        if !sane {
+            return Err(Failure::failed(format!("staging region: page {page}: {staged:?}")));
+        }
+        found.insert((staged.sequence, staged.slice), piece(&staged, page));
+    }
+    reserve(shared, found.values().map(|piece| piece.pages[0]).collect());
+    Ok(found.into_values().collect())
+}
+
+fn piece(staged: &Staged, page: u32) -> Piece {
+    let mut pages = [0; PIECE_BLOCKS_MAX];
+    pages[0] = page;
+    Piece {
+        // The worker that replays it puts its own there.
+        token: Token::default(),
+        kind: match staged.zeros {
+            true => PieceKind::Zero(Toughness::Atomic),
+            false => PieceKind::Write(Toughness::Atomic),
+        },
+        slice: staged.slice,
+        row: staged.row,
+        count: 1,
+        first: staged.first,
+        last: staged.last,
+        pages,
+        replayed: staged.sequence,
+    }
+}
+
+/// Takes exactly `pages` out of the source of pages for writes.
+fn reserve(shared: &Shared, pages: std::collections::HashSet<u32>) {
+    if pages.is_empty() {
+        return;
+    }
+    shared.write_source.reserve(|page| pages.contains(&page));
+}

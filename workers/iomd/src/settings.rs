@@ -1,0 +1,215 @@
+//! What the daemon is asked to do: command line over configuration file over defaults.
+
+use crate::failure::Failure;
+use clap::Parser;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use sys::socket::Address;
+
+/// How long a write that nobody waits for may wait for company in its row, unless told.
+const DESTAGE_DELAY_DEFAULT_MS: u64 = 10;
+/// Longest such delay that makes sense, in milliseconds.
+const DESTAGE_DELAY_MAX_MS: u64 = 60_000;
+/// Most workers.
+const WORKERS_MAX: usize = 64;
+
+/// Serves a parity array of files or block devices over NBD.
+///
+/// Without a slice it makes a demonstration array in the state directory, the first time, and
+/// serves that.
+#[derive(Parser, Debug)]
+#[command(name = "iomd", version)]
+struct Arguments {
+    /// Configuration file in TOML; its keys are the names of these options. Default:
+    /// /etc/iomd/iomd.toml, of an ordinary user iomd/iomd.toml in the configuration directory, if
+    /// it is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A slice of the array, in any order; all of them must be named.
+    #[arg(long, value_name = "PATH")]
+    slice: Vec<PathBuf>,
+    /// Where to listen for NBD clients: unix:PATH or tcp:ADDRESS:PORT.
+    #[arg(long, value_name = "WHERE")]
+    nbd: Vec<String>,
+    /// Where to listen for iomctl.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Where the demonstration array lies.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the staging region lies: a tmpfs.
+    #[arg(long, value_name = "DIR")]
+    staging_dir: Option<PathBuf>,
+    /// Threads that serve the array, each on a CPU of its own. Default: one CPU is left to others.
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<usize>,
+    /// Milliseconds that a write which nobody waits for may wait for others of its row.
+    #[arg(long, value_name = "MS")]
+    destage_delay: Option<u64>,
+}
+
+/// The configuration file.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    #[serde(default)]
+    slice: Vec<PathBuf>,
+    #[serde(default)]
+    nbd: Vec<String>,
+    control: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    staging_dir: Option<PathBuf>,
+    workers: Option<usize>,
+    destage_delay: Option<u64>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The slices; empty for the demonstration.
+    pub slices: Vec<PathBuf>,
+    /// Where NBD clients connect.
+    pub nbd: Vec<Address>,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where the daemon keeps what it makes.
+    pub state_dir: PathBuf,
+    /// Where the staging region lies.
+    pub staging_dir: PathBuf,
+    /// Number of workers, if it was asked for.
+    pub workers: Option<usize>,
+    /// See [`engine::node::Config`].
+    pub destage_delay: Duration,
+}
+
+/// Where things lie unless told.
+#[derive(Debug)]
+struct Places {
+    config: PathBuf,
+    state: PathBuf,
+    run: PathBuf,
+}
+
+impl Places {
+    fn of_this_user() -> Places {
+        if nix::unistd::geteuid().is_root() {
+            return Places {
+                config: "/etc/iomd/iomd.toml".into(),
+                state: "/var/lib/iomd".into(),
+                run: "/run/iomd".into(),
+            };
+        }
+        // Relative paths are to be ignored, says the XDG base directory specification.
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let absolute = |name| variable(name).filter(|path| path.is_absolute());
+        let home = absolute("HOME").unwrap_or_else(|| "/".into());
+        let state = absolute("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"));
+        let config = absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
+        let state = state.join("iomd");
+        let run = absolute("XDG_RUNTIME_DIR").map(|run| run.join("iomd"));
+        let run = run.unwrap_or_else(|| state.join("run"));
+        Places { config: config.join("iomd/iomd.toml"), state, run }
+    }
+}
+
+impl Settings {
+    /// From the command line and what it names. Ends the process for `--help` and wrong usage.
+    pub fn read() -> Result<Settings, Failure> {
+        let arguments = Arguments::parse();
+        let places = Places::of_this_user();
+        let file = match &arguments.config {
+            Some(path) => read_file(path)?,
+            None if places.config.exists() => read_file(&places.config)?,
+            None => File::default(),
+        };
+        merge(arguments, file, &places)
+    }
+}
+
+fn read_file(path: &Path) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("configuration {}: {error}", path.display())))?;
+    toml::from_str(&text)
+        .map_err(|error| Failure::usage(format!("configuration {}: {error}", path.display())))
+}
+
+fn merge(arguments: Arguments, file: File, places: &Places) -> Result<Settings, Failure> {
+    let first = |one: Vec<PathBuf>, other| if one.is_empty() { other } else { one };
+    let nbd = if arguments.nbd.is_empty() { file.nbd } else { arguments.nbd };
+    let nbd = match nbd.is_empty() {
+        true => vec![Address::Unix(places.run.join("nbd.sock"))],
+        false => nbd.iter().map(|text| parse_address(text)).collect::<Result<_, _>>()?,
+    };
+    let workers = arguments.workers.or(file.workers);
+    if workers.is_some_and(|workers| !(1..=WORKERS_MAX).contains(&workers)) {
+        return Err(Failure::usage(format!("workers: 1 to {WORKERS_MAX}")));
+    }
+    let delay_ms = arguments.destage_delay.or(file.destage_delay);
+    let delay_ms = delay_ms.unwrap_or(DESTAGE_DELAY_DEFAULT_MS);
+    if delay_ms > DESTAGE_DELAY_MAX_MS {
+        return Err(Failure::usage(format!("destage-delay: at most {DESTAGE_DELAY_MAX_MS} ms")));
+    }
+    let control = arguments.control.or(file.control);
+    let state_dir = arguments.state_dir.or(file.state_dir);
+    let staging_dir = arguments.staging_dir.or(file.staging_dir);
+    Ok(Settings {
+        slices: first(arguments.slice, file.slice),
+        nbd,
+        control: control.unwrap_or_else(|| places.run.join("iomd.sock")),
+        state_dir: state_dir.unwrap_or_else(|| places.state.clone()),
+        staging_dir: staging_dir.unwrap_or_else(|| "/dev/shm".into()),
+        workers,
+        destage_delay: Duration::from_millis(delay_ms),
+    })
+}
+
+fn parse_address(text: &str) -> Result<Address, Failure> {
+    match text.split_once(':') {
+        Some(("unix", path)) if !path.is_empty() => Ok(Address::Unix(path.into())),
+        Some(("tcp", address)) if address.contains(':') => Ok(Address::Tcp(address.into())),
+        _ => {
+            Err(Failure::usage(format!("nbd: `{text}` is neither unix:PATH nor tcp:ADDRESS:PORT")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Places {
+        Places { config: "/c/iomd.toml".into(), state: "/s".into(), run: "/r".into() }
+    }
+
+    fn settings(words: &[&str], file: &str) -> Result<Settings, String> {
+        let words = ["iomd"].iter().chain(words);
+        let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(file).map_err(|error| error.to_string())?;
+        merge(arguments, file, &places()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn the_command_line_counts_before_the_file_and_the_file_before_defaults() {
+        let found = settings(&[], "").expect("nothing is needed");
+        assert_eq!(found.nbd, [Address::Unix("/r/nbd.sock".into())]);
+        assert_eq!((found.control, found.state_dir), ("/r/iomd.sock".into(), "/s".into()));
+        assert_eq!((found.staging_dir, found.slices.len()), ("/dev/shm".into(), 0));
+        let file = "slice = ['/a', '/b', '/c']\nstate-dir = '/f'\ndestage-delay = 3";
+        let words = ["--nbd", "tcp:[::1]:10809", "--nbd", "unix:x", "--state-dir", "/d"];
+        let found = settings(&words, file).expect("all is well");
+        assert_eq!(found.slices.len(), 3);
+        assert_eq!(found.nbd, [Address::Tcp("[::1]:10809".into()), Address::Unix("x".into())]);
+        assert_eq!((found.state_dir, found.destage_delay.as_millis()), ("/d".into(), 3));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(settings(&["--nbd", "/run/socket"], "").is_err());
+        assert!(settings(&["--nbd", "tcp:10809"], "").is_err());
+        assert!(settings(&["--workers", "0"], "").is_err());
+        assert!(settings(&["--destage-delay", "60001"], "").is_err());
+        assert!(settings(&["extra"], "").is_err());
+        assert!(settings(&[], "slices = ['/a']").is_err(), "an unknown key");
+    }
+}

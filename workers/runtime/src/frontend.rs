@@ -1,0 +1,118 @@
+//! What a worker hosts to talk to clients, and what it lends it.
+
+use crate::counters::Counters;
+use crate::port::{KIND_FRONTEND, KIND_MASK, WorkerPort};
+use crate::shared::{Envelope, Shared};
+use engine::node::Node;
+use engine::port::{Failure, Piece, Reply, SliceIndex, Token};
+use std::os::fd::OwnedFd;
+use sys::ring::{Completion, Ring};
+
+/// A frontend: lives on one worker, never blocks.
+pub trait Frontend {
+    /// Clients may be served from now on.
+    fn start(&mut self, context: &mut Context<'_>);
+    /// A request on the ring has ended; its user data is as the frontend gave it.
+    fn completed(&mut self, context: &mut Context<'_>, completion: Completion);
+    /// A piece has ended; `request` is what stood in its token.
+    fn reply(&mut self, context: &mut Context<'_>, request: u32, reply: &Reply);
+    /// A slice has been flushed.
+    fn flushed(&mut self, context: &mut Context<'_>, request: u32, result: Result<(), Failure>);
+    /// A connection that another worker took.
+    fn connected(&mut self, context: &mut Context<'_>, connection: OwnedFd);
+    /// After each batch of the calls above: does what has become possible.
+    fn poll(&mut self, context: &mut Context<'_>);
+    /// Whether [`Frontend::poll`] could do something now that other workers did something.
+    fn is_ready(&self, shared: &Shared) -> bool;
+    /// When to be polled at the latest, in nanoseconds of the monotonic clock.
+    fn wakeup_ns(&self) -> Option<u64>;
+    /// No more clients: finish what they asked for.
+    fn stop(&mut self, context: &mut Context<'_>);
+    /// Whether, after [`Frontend::stop`], nothing is left.
+    fn is_finished(&self) -> bool;
+}
+
+/// What a frontend may use during a call.
+pub struct Context<'a> {
+    pub(crate) port: &'a mut WorkerPort,
+    pub(crate) node: &'a mut Node,
+    /// Now, on the monotonic clock.
+    pub now_ns: u64,
+    /// Something was given to the local node, which must be polled.
+    pub(crate) fed: &'a mut bool,
+}
+
+impl Context<'_> {
+    /// The worker's ring. User data must leave the upper byte 0 and pass [`Context::tag`].
+    pub fn ring(&mut self) -> &mut Ring {
+        &mut self.port.ring
+    }
+
+    /// User data of a frontend's request on the ring.
+    pub fn tag(user_data: u64) -> u64 {
+        assert_eq!(user_data & KIND_MASK, 0, "the upper byte is the worker's");
+        user_data | KIND_FRONTEND
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Shared {
+        &self.port.shared
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &Counters {
+        self.port.counters()
+    }
+
+    /// This worker's number.
+    pub fn worker(&self) -> u16 {
+        self.port.worker
+    }
+
+    /// A token that brings the answer back here.
+    pub fn token(&self, request: u32) -> Token {
+        Token { worker: self.port.worker, incarnation: self.port.incarnation, request }
+    }
+
+    /// Gives a piece to the I/O manager of its slice, wherever it is.
+    pub fn route(&mut self, piece: &Piece) {
+        let owner = self.port.shared.owners[usize::from(piece.slice)];
+        if owner == self.port.worker {
+            self.node.piece(self.port, self.now_ns, piece);
+            *self.fed = true;
+        } else {
+            self.port.post(owner, Envelope::Piece(*piece));
+        }
+    }
+
+    /// Asks for the flush of one slice.
+    pub fn flush(&mut self, slice: SliceIndex, request: u32) {
+        let token = self.token(request);
+        let owner = self.port.shared.owners[usize::from(slice)];
+        if owner == self.port.worker {
+            self.node.flush(self.port, self.now_ns, slice, token);
+            *self.fed = true;
+        } else {
+            self.port.post(owner, Envelope::Flush(slice, token));
+        }
+    }
+
+    /// Hands a connection to another worker.
+    pub fn hand_over(&mut self, worker: u16, connection: OwnedFd) {
+        self.port.post(worker, Envelope::Connection(connection));
+    }
+
+    /// Gives pages of a read back.
+    pub fn give_read_pages(&mut self, pages: &[u32]) {
+        if !pages.is_empty() && self.port.shared.read_source.give(pages) {
+            self.port.shared.wake_all();
+        }
+    }
+
+    /// Gives pages of a write back that never went to the engine.
+    pub fn give_write_pages(&mut self, pages: &[u32]) {
+        if !pages.is_empty() && self.port.shared.write_source.give(pages) {
+            self.port.shared.wake_all();
+        }
+    }
+}

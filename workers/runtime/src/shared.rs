@@ -1,0 +1,225 @@
+//! What all workers of a process know of one another and of the array.
+
+use crate::counters::{Counters, DiskCounters, Totals};
+use crate::pages::PageSource;
+use engine::geometry::Geometry;
+use engine::iom::message::Message;
+use engine::node::Stats;
+use engine::port::{Failure, Piece, Reply, SliceFault, SliceIndex, Token};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use sys::arena::Arena;
+use sys::file::SliceFile;
+use sys::lane::{Doorbell, Lane};
+
+/// Messages that wait for one worker at most; senders keep what does not fit and try again.
+pub const LANE_MESSAGES_MAX: usize = 8192;
+/// Requests in flight on one worker's ring at most: disk operations, and two for each connection.
+pub const RING_REQUESTS_MAX: u32 = 32768;
+/// Largest payload of a small request, in bytes ([`crate::pages`]).
+pub const SMALL_BYTES_MAX: u32 = 64 << 10;
+
+/// What is sent from worker to worker.
+#[derive(Debug)]
+pub enum Envelope {
+    /// A piece for an I/O manager here.
+    Piece(Piece),
+    /// A flush of a slice here.
+    Flush(SliceIndex, Token),
+    /// A message between I/O managers.
+    Message {
+        /// The slice of the receiving manager.
+        to: SliceIndex,
+        /// The slice of the sending manager.
+        from: SliceIndex,
+        /// What it says.
+        message: Message,
+    },
+    /// The end of a piece that this worker's frontend sent.
+    Reply(Reply),
+    /// The end of a flush of one slice that this worker's frontend asked for.
+    Flushed(Token, Result<(), Failure>),
+    /// A connection for this worker's frontend.
+    Connection(OwnedFd),
+}
+
+/// How far the team is; moves on only when every worker has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// What was staged before is being taken back in.
+    Starting,
+    /// Clients are served.
+    Serving,
+    /// No new clients; what they asked for is finished.
+    Draining,
+    /// Everything is settled and written down.
+    Settling,
+    /// Workers end.
+    Ended,
+}
+
+/// How pages of the arena are shared out: for clients' writes (staged), for reads, and the
+/// engine's own, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Pages of writes; the only ones whose descriptors mean something.
+    pub write_pages: u32,
+    /// Pages of reads.
+    pub read_pages: u32,
+    /// Pages of the I/O manager of each slice.
+    pub engine_pages_each: u32,
+    /// Number of slices.
+    pub slices: u8,
+}
+
+impl Layout {
+    /// All pages.
+    pub fn pages(&self) -> u32 {
+        self.write_pages + self.read_pages + self.engine_pages_each * u32::from(self.slices)
+    }
+
+    /// Pages of writes.
+    pub fn write_range(&self) -> Range<u32> {
+        0..self.write_pages
+    }
+
+    /// First page of the I/O managers' pages, `engine_pages_each` for each in any order.
+    pub fn engine_first(&self) -> u32 {
+        self.write_pages + self.read_pages
+    }
+}
+
+/// Numbers of a slice's I/O manager as it last published them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SliceReport {
+    /// What the I/O manager has done since the start.
+    pub stats: Stats,
+    /// Units (4 KiB) of its journal in use.
+    pub journal_units_used: u64,
+}
+
+/// Everything that workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Payloads.
+    pub arena: Arena,
+    /// Pages for clients' writes.
+    pub write_source: PageSource,
+    /// Pages for clients' reads.
+    pub read_source: PageSource,
+    /// How the arena is shared out.
+    pub layout: Layout,
+    /// Shape of the array.
+    pub geometry: Geometry,
+    /// The slices, by index; open and locked as long as this exists.
+    pub slices: Vec<SliceFile>,
+    /// The worker of each slice's I/O manager.
+    pub owners: Vec<u16>,
+    /// One for each worker.
+    pub lanes: Vec<Lane<Envelope>>,
+    /// One for each worker.
+    pub doorbells: Vec<Arc<Doorbell>>,
+    /// One for each worker.
+    pub counters: Vec<Counters>,
+    /// One for each slice.
+    pub disk_counters: Vec<DiskCounters>,
+    /// One for each slice.
+    pub reports: Vec<Mutex<SliceReport>>,
+    phase: AtomicU8,
+    failed: AtomicU32,
+    faults: Vec<AtomicU8>,
+}
+
+impl Shared {
+    /// For `workers` workers; slices go to them in turn.
+    pub fn new(
+        arena: Arena,
+        layout: Layout,
+        geometry: Geometry,
+        slices: Vec<SliceFile>,
+        workers: usize,
+    ) -> std::io::Result<Shared> {
+        assert_eq!(arena.pages(), layout.pages(), "the arena fits its layout");
+        assert_eq!(slices.len(), usize::from(geometry.slices));
+        let small_max = SMALL_BYTES_MAX.div_ceil(geometry.block_bytes) + 1;
+        let doorbells: Vec<_> =
+            (0..workers).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>()?;
+        let lane = |bell: &Arc<Doorbell>| Lane::new(LANE_MESSAGES_MAX, Arc::clone(bell));
+        Ok(Shared {
+            write_source: PageSource::new(0, layout.write_pages, small_max),
+            read_source: PageSource::new(layout.write_pages, layout.read_pages, small_max),
+            arena,
+            layout,
+            geometry,
+            owners: (0..slices.len()).map(|slice| (slice % workers) as u16).collect(),
+            reports: slices.iter().map(|_| Mutex::default()).collect(),
+            disk_counters: slices.iter().map(|_| DiskCounters::default()).collect(),
+            faults: slices.iter().map(|_| AtomicU8::new(0)).collect(),
+            slices,
+            lanes: doorbells.iter().map(lane).collect(),
+            doorbells,
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            failed: AtomicU32::new(0),
+        })
+    }
+
+    /// Where the team is.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            2 => Phase::Draining,
+            3 => Phase::Settling,
+            _ => Phase::Ended,
+        }
+    }
+
+    /// Moves the team on and wakes everybody.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Wakes every worker that sleeps.
+    pub fn wake_all(&self) {
+        self.doorbells.iter().for_each(|bell| bell.ring());
+    }
+
+    /// The slices that have failed since the start, with what failed.
+    pub fn failed(&self) -> Vec<(SliceIndex, SliceFault)> {
+        let mask = self.failed.load(Ordering::Acquire);
+        let failed = (0..self.slices.len()).filter(|slice| mask >> slice & 1 == 1);
+        let fault = |slice: usize| match self.faults[slice].load(Ordering::Relaxed) {
+            0 => SliceFault::Write,
+            1 => SliceFault::Flush,
+            _ => SliceFault::Read,
+        };
+        failed.map(|slice| (slice as SliceIndex, fault(slice))).collect()
+    }
+
+    /// Whether the array has stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.failed.load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn note_failure(&self, slice: SliceIndex, why: SliceFault) {
+        let number = match why {
+            SliceFault::Write => 0,
+            SliceFault::Flush => 1,
+            SliceFault::Read => 2,
+        };
+        self.faults[usize::from(slice)].store(number, Ordering::Relaxed);
+        self.failed.fetch_or(1 << slice, Ordering::Release);
+    }
+
+    /// The counters of all workers together.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.counters.iter().for_each(|counters| counters.add_to(&mut totals));
+        totals
+    }
+}
