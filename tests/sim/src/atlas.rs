@@ -12,7 +12,7 @@ use engine::format::anchor::Anchor;
 use engine::format::map_page::MapPage;
 use engine::format::superblock::Superblock;
 use engine::geometry::{Geometry, SECTOR_BYTES, backup_offset};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use workload::Rng;
 
 /// See the module's documentation.
@@ -20,6 +20,10 @@ pub struct Atlas {
     faults: Faults,
     geometry: Geometry,
     failed: BTreeSet<u64>,
+    /// Damaged blocks, by offset: the write that mends one is done as it should.
+    damaged: BTreeSet<u64>,
+    /// Reads since one at this offset went wrong for once.
+    wrong_reads: BTreeMap<u64, u32>,
     rng: Rng,
     /// No faults any more.
     pub healed: bool,
@@ -29,7 +33,15 @@ impl Atlas {
     /// An atlas for one run.
     #[must_use]
     pub fn new(faults: Faults, geometry: Geometry, rng: Rng) -> Self {
-        Self { faults, geometry, failed: BTreeSet::new(), rng, healed: false }
+        Self {
+            faults,
+            geometry,
+            failed: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            wrong_reads: BTreeMap::new(),
+            rng,
+            healed: false,
+        }
     }
 
     /// Whether blocks of this slice may be damaged.
@@ -50,16 +62,21 @@ impl Atlas {
     /// How a write ends.
     pub fn write_fate(&mut self, slice: u8, offset: u64, bytes: u64, marks: &mut Marks) -> Fate {
         let f = self.faults;
-        if self.hits(slice, offset, f.lost) {
+        let mends = slice == f.victim && self.mend(offset, bytes);
+        if !mends && self.hits(slice, offset, f.lost) {
             marks.hit("fault: lost write");
+            self.damage(offset, bytes);
             return Fate::Lost;
         }
-        if self.hits(slice, offset, f.misdirected) {
+        if !mends && self.hits(slice, offset, f.misdirected) {
             marks.hit("fault: misdirected write");
             let block = u64::from(self.geometry.block_bytes);
             let places =
                 (slots_end(&self.geometry) - self.geometry.slot_offset(0) - bytes) / block + 1;
-            return Fate::Elsewhere(self.geometry.slot_offset(0) + self.rng.below(places) * block);
+            let to = self.geometry.slot_offset(0) + self.rng.below(places) * block;
+            self.damage(offset, bytes);
+            self.damage(to, bytes);
+            return Fate::Elsewhere(to);
         }
         if self.hits(slice, offset, f.write_error) && self.failed.insert(offset) {
             marks.hit("fault: write error");
@@ -68,9 +85,42 @@ impl Atlas {
         Fate::Done
     }
 
+    fn blocks(&self, offset: u64, bytes: u64) -> impl Iterator<Item = u64> + use<> {
+        let (first, block) = (self.geometry.slot_offset(0), u64::from(self.geometry.block_bytes));
+        let start = first + offset.saturating_sub(first) / block * block;
+        (start..offset + bytes).step_by(block as usize)
+    }
+
+    fn damage(&mut self, offset: u64, bytes: u64) {
+        let blocks = self.blocks(offset, bytes);
+        self.damaged.extend(blocks);
+    }
+
+    /// Whether a write covers a damaged block; that is whole again.
+    fn mend(&mut self, offset: u64, bytes: u64) -> bool {
+        self.blocks(offset, bytes).fold(false, |any, block| self.damaged.remove(&block) | any)
+    }
+
+    /// Whether a read goes wrong for once: twice in a row at most, and then not for a while.
+    fn read_goes_wrong(&mut self, slice: u8, offset: u64, rate: u64) -> bool {
+        let reads = self.wrong_reads.get(&offset).copied();
+        let wrong = match reads {
+            None => self.hits(slice, offset, rate),
+            Some(1) => rate > 0 && !self.healed && self.rng.percent(30),
+            Some(_) => false,
+        };
+        if wrong || reads.is_some_and(|reads| reads < 8) {
+            *self.wrong_reads.entry(offset).or_default() += 1;
+        } else if slice == self.faults.victim {
+            self.wrong_reads.remove(&offset);
+        }
+        wrong
+    }
+
     /// Whether a read fails.
     pub fn read_fails(&mut self, slice: u8, offset: u64, marks: &mut Marks) -> bool {
-        let fails = self.hits(slice, offset, self.faults.read_error);
+        let fails = slice == self.faults.victim
+            && self.read_goes_wrong(slice, offset, self.faults.read_error);
         if fails {
             marks.hit("fault: read error");
         }
@@ -79,7 +129,7 @@ impl Atlas {
 
     /// Perhaps changes a bit of what was read.
     pub fn flip(&mut self, slice: u8, offset: u64, bytes: &mut [u8], marks: &mut Marks) {
-        if self.hits(slice, offset, self.faults.flip) {
+        if slice == self.faults.victim && self.read_goes_wrong(slice, offset, self.faults.flip) {
             marks.hit("fault: bit flip on a read");
             let at = self.rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << self.rng.below(8);
@@ -103,9 +153,11 @@ impl Atlas {
             if rate == f.rot && self.rng.percent(50) || f.spoil == 0 {
                 marks.hit("fault: rot");
                 disk.rot(offset);
+                self.damage(offset, 512);
             } else {
                 marks.hit("fault: unreadable sector");
                 disk.spoil(offset, 512);
+                self.damage(offset, 512);
             }
         }
     }
