@@ -290,7 +290,7 @@ impl Array {
 }
 
 fn word(block: u64, part: usize, version: u64) -> [u8; 8] {
-    (version << 16 | block << 8 | part as u64 + 1).to_le_bytes()
+    ((version << 16) | (block << 8) | (part as u64 + 1)).to_le_bytes()
 }
 
 fn judge(block: u64, part: usize, bytes: &[u8], newest: u64) {

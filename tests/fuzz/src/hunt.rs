@@ -28,13 +28,13 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on panics are not printed but kept for the report of [`hunt`]; with `RUST_BACKTRACE` set
-/// also whence they came.
-pub fn record_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let trace = Backtrace::capture();
-        let traced = trace.status() == BacktraceStatus::Captured;
-        let whence = if traced { format!("\n{trace}") } else { String::new() };
+/// From now on panics are not printed but kept for the report of [`hunt`]; if `traced`, and with
+/// `RUST_BACKTRACE` set, also whence they came.
+pub fn record_panics(traced: bool) {
+    std::panic::set_hook(Box::new(move |info| {
+        let trace = if traced { Backtrace::capture() } else { Backtrace::disabled() };
+        let captured = trace.status() == BacktraceStatus::Captured;
+        let whence = if captured { format!("\n{trace}") } else { String::new() };
         LAST.set(Some(format!("{info}{whence}")));
     }));
 }

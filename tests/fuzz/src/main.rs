@@ -43,7 +43,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    fuzz::record_panics();
+    fuzz::record_panics(options.name.is_some());
     if options.list {
         for fuzzer in FUZZERS {
             println!("{:12} {}", fuzzer.name, fuzzer.about);
