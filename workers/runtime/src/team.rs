@@ -9,7 +9,7 @@ use engine::port::Piece;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sys::ring::{Ring, RingError};
@@ -122,9 +122,9 @@ impl Team {
             team.threads.push(thread.map_err(TeamError::Io)?);
         }
         for _ in 0..workers {
-            match team.next(START_TIME_MAX) {
-                Some(News::Started(result)) => result?,
-                Some(News::Arrived(_)) | None => return Err(TeamError::Timeout("starting")),
+            match team.news.recv_timeout(START_TIME_MAX) {
+                Ok(News::Started(result)) => result?,
+                Ok(News::Arrived(_)) | Err(_) => return Err(TeamError::Timeout("starting")),
             }
         }
         // Everybody has a ring: only now may anybody begin to talk.
@@ -154,13 +154,6 @@ impl Team {
         drained.map(|_| clean)
     }
 
-    fn next(&self, limit: Duration) -> Option<News> {
-        match self.news.recv_timeout(limit) {
-            Ok(news) => Some(news),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
-    }
-
     /// Waits until every worker has arrived; whether all that settled are clean.
     fn gather(&mut self, limit: Duration, what: &'static str) -> Result<bool, TeamError> {
         let deadline = Instant::now() + limit;
@@ -168,15 +161,15 @@ impl Team {
         let mut missing = self.shared.lanes.len();
         while missing > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.next(left) {
-                Some(News::Arrived(Arrival::ReplayFailed)) => return Err(TeamError::Replay),
-                Some(News::Arrived(Arrival::Settled { clean })) => all_clean &= clean,
-                Some(News::Arrived(Arrival::Replayed | Arrival::Drained)) => {}
-                Some(News::Started(result)) => {
+            match self.news.recv_timeout(left) {
+                Ok(News::Arrived(Arrival::ReplayFailed)) => return Err(TeamError::Replay),
+                Ok(News::Arrived(Arrival::Settled { clean })) => all_clean &= clean,
+                Ok(News::Arrived(Arrival::Replayed | Arrival::Drained)) => {}
+                Ok(News::Started(result)) => {
                     result?;
                     continue;
                 }
-                None => return Err(TeamError::Timeout(what)),
+                Err(_) => return Err(TeamError::Timeout(what)),
             }
             missing -= 1;
         }
