@@ -141,7 +141,8 @@ impl Iom {
         let tail = self.log.ready;
         let c = &mut self.checkpoint;
         c.version += 1;
-        c.wanted = false;
+        // The wish stays until an anchor goes out that says more than the last one.
+        c.wanted &= self.log.settled <= c.settled;
         c.target = Anchor {
             version: c.version,
             tail,
