@@ -93,16 +93,19 @@ pub struct Catch {
     pub caught: Option<(u64, String)>,
     /// Seeds in which the engine panicked instead.
     pub panics: u64,
+    /// Seeds that fail with the rule unbroken too.
+    pub failing: u64,
 }
 
 /// Looks for a seed in which a checker notices `canary`.
 #[must_use]
 pub fn hunt(budget: Budget, canary: Canary) -> Catch {
-    let mut found = Catch { seeds: 0, caught: None, panics: 0 };
+    let mut found = Catch { seeds: 0, caught: None, panics: 0, failing: 0 };
     run(budget, Some(canary), |outcome| {
         found.seeds += 1;
         match outcome.violation {
             Some(violation) if violation.panic => found.panics += 1,
+            Some(_) if run_seed(outcome.seed, None, false).violation.is_some() => found.failing += 1,
             Some(violation) => found.caught = Some((outcome.seed, violation.what)),
             None => {}
         }

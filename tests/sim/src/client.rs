@@ -79,6 +79,8 @@ pub struct Clients {
     next: u32,
     incarnation: u16,
     busy: Vec<u32>,
+    /// A client has an event of its own coming.
+    called: Vec<bool>,
     cursors: Vec<u64>,
     hot: u64,
 }
@@ -108,6 +110,7 @@ impl Clients {
             next: 1,
             incarnation: 0,
             busy: vec![0; clients],
+            called: vec![false; clients],
             cursors: vec![0; clients],
         }
     }
@@ -136,30 +139,39 @@ impl Clients {
         self.requests.clear();
         self.parts.clear();
         self.busy.fill(0);
+        self.called.fill(false);
+    }
+
+    fn call_later(&mut self, around: &mut Surroundings, client: usize, low_ns: u64, high_ns: u64) {
+        if !std::mem::replace(&mut self.called[client], true) {
+            around.later(low_ns, high_ns, Event::Client(client));
+        }
     }
 
     /// The daemon has been started again: clients may send `requests` more.
     pub fn restart(&mut self, requests: u32, around: &mut Surroundings) {
         self.incarnation += 1;
         self.left = requests;
+        self.called.fill(false);
         for client in 0..self.busy.len() {
-            around.later(0, 50_000, Event::Client(client));
+            self.call_later(around, client, 0, 50_000);
         }
     }
 
     /// A client sends what it may.
     pub fn act(&mut self, client: usize, around: &mut Surroundings) {
+        self.called[client] = false;
         while self.left > 0 && self.busy[client] < self.load.depth {
             let (ask, first, cells) = self.choose(client);
             if self.send(around, Some(client), ask, first, cells).is_none() {
                 around.marks.hit("client: waits for pages");
-                around.later(20_000, 200_000, Event::Client(client));
+                self.call_later(around, client, 20_000, 200_000);
                 return;
             }
             self.left -= 1;
             self.busy[client] += 1;
             if self.load.pause_ns > 0 {
-                around.later(0, self.load.pause_ns, Event::Client(client));
+                self.call_later(around, client, 0, self.load.pause_ns);
                 return;
             }
         }
@@ -430,7 +442,8 @@ impl Clients {
         if let Some(client) = request.client {
             self.busy[client] -= 1;
             let pause = self.load.pause_ns;
-            around.later(0, pick(&mut self.rng, &[0, pause, pause / 10]), Event::Client(client));
+            let pause = pick(&mut self.rng, &[0, pause, pause / 10]);
+            self.call_later(around, client, 0, pause);
         }
     }
 

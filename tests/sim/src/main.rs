@@ -135,6 +135,9 @@ fn one_canary(budget: Budget, canary: Canary, name: &str) -> bool {
     if found.panics > 0 {
         println!("{name}: in {} seeds an assertion came first", found.panics);
     }
+    if found.failing > 0 {
+        println!("{name}: {} seeds fail with the rule unbroken too", found.failing);
+    }
     found.caught.is_some()
 }
 

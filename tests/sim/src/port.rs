@@ -105,7 +105,7 @@ impl Surroundings {
         atlas: Atlas,
         mut rng: Rng,
     ) -> Self {
-        let slow = |_| if rng.percent(15) { between(&mut rng, 5, 100) } else { 1 };
+        let slow = |_| if rng.percent(15) { between(&mut rng, 5, 40) } else { 1 };
         Self {
             slowness: (0..disks.len()).map(slow).collect(),
             journal_at: vec![0; disks.len()],
@@ -206,7 +206,7 @@ impl Surroundings {
             Operation::Flush => between(&mut self.rng, 50_000, 2_000_000),
             _ => between(&mut self.rng, 10_000, 150_000),
         };
-        let tail = if permille(&mut self.rng, 30) { between(&mut self.rng, 2, 60) } else { 1 };
+        let tail = if permille(&mut self.rng, 30) { between(&mut self.rng, 2, 30) } else { 1 };
         let delay = delay * tail * self.slowness[usize::from(slice)];
         self.agenda.at(self.now_ns + delay, Event::Disk { slice, op });
         self.operations.insert((slice, op), operation);

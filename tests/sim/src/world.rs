@@ -428,7 +428,7 @@ impl World {
             ));
         };
         self.around.now_ns = self.around.now_ns.max(time_ns);
-        self.quiet_since.1 += 1;
+        self.quiet_since.1 += u64::from(!matches!(event, Event::Client(_)));
         let (since_ns, events) = (self.quiet_since.0, self.quiet_since.1);
         if self.around.now_ns - since_ns > PATIENCE_NS || events > PATIENCE_EVENTS {
             return fault(format!(
