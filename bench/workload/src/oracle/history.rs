@@ -93,8 +93,8 @@ pub(crate) struct View<'a> {
     pub(crate) issued: u64,
     /// The clock, which is above every version that was sent.
     pub(crate) now: u64,
-    /// When the victim last stopped.
-    pub(crate) last_crash: u64,
+    /// When the victim's host last lost its power.
+    pub(crate) last_power_cut: u64,
     /// Whether even a read that races with a write sees a block whole.
     pub(crate) atomic_reads: bool,
     /// The index in the block of the first sector that was read.
@@ -270,7 +270,7 @@ impl History {
         let bit = 1u128 << place;
         let latest = found.iter().map(|&index| self.live[index].end).max().unwrap_or(0);
         // What was written since the power cut hides what came back, but does not rule it out.
-        let came_back = found.iter().all(|&index| self.live[index].version < view.last_crash);
+        let came_back = found.iter().all(|&index| self.live[index].version < view.last_power_cut);
         for (index, write) in self.live.iter_mut().enumerate() {
             if found.contains(&index) || write.end >= view.issued {
                 continue;

@@ -125,7 +125,7 @@ pub struct Oracle {
     pub(crate) active: BTreeMap<u64, History>,
     in_flight: BTreeMap<u64, Request>,
     reads: BTreeSet<u64>,
-    last_crash: u64,
+    last_power_cut: u64,
     atomic_reads: bool,
     pub(crate) log: Option<Log>,
 }
@@ -197,7 +197,7 @@ impl Oracle {
             active: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             reads: BTreeSet::new(),
-            last_crash: 0,
+            last_power_cut: 0,
             atomic_reads: false,
             log: None,
         }
@@ -390,9 +390,9 @@ impl Oracle {
 
     fn check_part(&mut self, issued: u64, part: &Part, sectors: &[Sector]) -> Result<(), Mismatch> {
         let (stream, atomic_reads, full) = (self.stream, self.atomic_reads, self.full());
-        let (now, last_crash) = (self.clock, self.last_crash);
+        let (now, last_power_cut) = (self.clock, self.last_power_cut);
         let first = part.first;
-        let view = View { stream, issued, now, last_crash, atomic_reads, first, sectors };
+        let view = View { stream, issued, now, last_power_cut, atomic_reads, first, sectors };
         let checked = match self.active.get_mut(&part.block) {
             Some(history) => history.check(&view),
             None => self.settled[part.block as usize].history(full).check(&view),
@@ -425,7 +425,9 @@ impl Oracle {
 
     pub(crate) fn crash_at(&mut self, crash: Crash, clock: u64) {
         self.clock = clock;
-        self.last_crash = clock;
+        if crash == Crash::PowerCut {
+            self.last_power_cut = clock;
+        }
         self.reads.clear();
         self.in_flight.clear();
         let blocks: Vec<u64> = self.active.keys().copied().collect();
