@@ -60,7 +60,6 @@ pub(crate) struct Worker<F> {
     phase: Phase,
     arrived: Option<Phase>,
     replay: std::vec::IntoIter<Piece>,
-    replay_left: usize,
     replay_failed: bool,
     reported_ns: u64,
 }
@@ -77,7 +76,6 @@ impl<F: Frontend> Worker<F> {
             bell_is_watched: false,
             phase: Phase::Starting,
             arrived: None,
-            replay_left: replay.len(),
             replay: replay.into_iter(),
             replay_failed: false,
             reported_ns: 0,
@@ -218,8 +216,8 @@ impl<F: Frontend> Worker<F> {
                 continue;
             }
             if reply.token.request == REPLAY_REQUEST {
-                self.replay_left -= 1;
-                self.replay_failed |= reply.result.is_err();
+                // One that was admitted has no reply.
+                self.replay_failed = true;
                 continue;
             }
             let (mut context, frontend) = self.context(now, fed);
@@ -265,8 +263,8 @@ impl<F: Frontend> Worker<F> {
 
     fn arrive(&mut self, now: u64, tell: &mut impl FnMut(Arrival)) {
         let arrival = match self.phase {
-            Phase::Starting if self.replay_left == 0 && self.replay_failed => Arrival::ReplayFailed,
-            Phase::Starting if self.replay_left == 0 => Arrival::Replayed,
+            Phase::Starting if self.replay_failed => Arrival::ReplayFailed,
+            Phase::Starting if self.replay.len() == 0 => Arrival::Replayed,
             Phase::Draining if self.frontend.is_finished() => Arrival::Drained,
             Phase::Settling if self.node.stopped() => Arrival::Settled { clean: false },
             Phase::Settling if self.node.is_clean() && self.port.disks.is_idle() => {
