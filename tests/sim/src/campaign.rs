@@ -105,7 +105,9 @@ pub fn hunt(budget: Budget, canary: Canary) -> Catch {
         found.seeds += 1;
         match outcome.violation {
             Some(violation) if violation.panic => found.panics += 1,
-            Some(_) if run_seed(outcome.seed, None, false).violation.is_some() => found.failing += 1,
+            Some(_) if run_seed(outcome.seed, None, false).violation.is_some() => {
+                found.failing += 1
+            }
             Some(violation) => found.caught = Some((outcome.seed, violation.what)),
             None => {}
         }

@@ -190,7 +190,14 @@ impl Clients {
         };
         let per = u64::from(self.cells.per_block());
         let all = self.geometry.blocks();
-        let block = if self.load.hot_blocks > 0 && !rng.percent(10) {
+        let hot = self.load.hot_blocks > 0 && !rng.percent(10);
+        let block = if hot && self.load.hot_rows {
+            let columns = u64::from(self.geometry.columns());
+            let rows = (self.load.hot_blocks / columns).max(1);
+            let row = (self.hot + rng.below(rows)) % u64::from(self.geometry.rows);
+            let slice = rng.below(self.geometry.slices.into()) as u8;
+            self.geometry.block(slice, row as u32).unwrap_or(0)
+        } else if hot {
             (self.hot + rng.below(self.load.hot_blocks)) % all
         } else {
             rng.below(all)

@@ -41,6 +41,8 @@ pub struct Life {
     pub requests: u32,
     /// Steps of the engine after which it dies, if it has not ended before.
     pub steps: u64,
+    /// When the steps are used up, death lies in wait until so many disk writes are under way, or for as many steps more.
+    pub ambush: usize,
     /// How it ends.
     pub end: End,
     /// Power cuts in the recovery that begins it, each after so many disk operations.
@@ -61,6 +63,7 @@ impl Life {
             hosts: vec![0; usize::from(slices)],
             requests: 0,
             steps: u64::MAX,
+            ambush: 0,
             end: End::Clean,
             recovery_cuts: vec![],
             recovery_kill: None,
@@ -119,6 +122,8 @@ pub struct Load {
     pub toughness: [u64; 3],
     /// Blocks that most requests go to; 0 for all of the array.
     pub hot_blocks: u64,
+    /// The hot blocks are those of a few rows, on all slices.
+    pub hot_rows: bool,
     /// Longest request, in blocks.
     pub blocks_max: u64,
     /// Requests in a hundred that continue where the last one ended.
@@ -238,6 +243,7 @@ fn load(rng: &mut Rng, geometry: &Geometry) -> Load {
         ],
         toughness: pick(rng, &[[1, 0, 0], [1, 8, 1], [0, 1, 0], [1, 1, 1], [0, 1, 1], [3, 1, 0]]),
         hot_blocks: if rng.percent(40) { 0 } else { spread(rng, 1, geometry.blocks().min(64)) },
+        hot_rows: rng.percent(40),
         blocks_max,
         sequential: pick(rng, &[0, 0, 20, 80]),
         rows,
@@ -266,9 +272,10 @@ fn life(rng: &mut Rng, slices: u8, staging: bool) -> Life {
         hosts,
         requests: spread(rng, 4, 400) as u32,
         steps: spread(rng, 5, 30_000),
+        ambush: if rng.percent(50) { spread(rng, 2, 30) as usize } else { 0 },
         end,
-        recovery_cuts: (0..cuts).map(|_| spread(rng, 1, 1500)).collect(),
-        recovery_kill: rng.percent(10).then(|| spread(rng, 1, 1500)),
+        recovery_cuts: (0..cuts).map(|_| spread(rng, 1, 600)).collect(),
+        recovery_kill: rng.percent(10).then(|| spread(rng, 1, 600)),
         verify_percent: pick(rng, &[0, 30, 100, 100]),
         rot_copy: permille(rng, 60),
     }

@@ -82,6 +82,10 @@ pub struct Surroundings {
     pub wrong: Option<String>,
     /// Steps until the daemon dies.
     pub steps_left: u64,
+    /// See [`crate::plan::Life::ambush`]; 0 when it is over.
+    pub ambush: usize,
+    /// Steps that it may still last.
+    pub ambush_left: u64,
     /// The daemon is dead.
     pub dead: bool,
     /// Prints what happens.
@@ -122,6 +126,8 @@ impl Surroundings {
             marks: Marks::default(),
             wrong: None,
             steps_left: u64::MAX,
+            ambush: 0,
+            ambush_left: 0,
             dead: false,
             trace: false,
             flush_fails: None,
@@ -171,13 +177,24 @@ impl Surroundings {
         self.agenda.at(self.now_ns + delay, event);
     }
 
-    fn step(&mut self) -> bool {
-        if self.steps_left == 0 && !self.dead {
+    /// One step more; whether the daemon still lives.
+    pub fn step(&mut self) -> bool {
+        if self.steps_left == 0 && !self.dead && !self.lies_in_wait() {
             self.say(|| "the daemon dies here".into());
             self.dead = true;
         }
         self.steps_left = self.steps_left.saturating_sub(1);
         !self.dead
+    }
+
+    fn lies_in_wait(&mut self) -> bool {
+        let writes = self.operations.values().filter(|o| matches!(o, Operation::Write(..))).count();
+        let waits = writes < self.ambush && self.ambush_left > 0;
+        self.ambush_left = self.ambush_left.saturating_sub(1);
+        if self.ambush > 0 && writes >= self.ambush {
+            self.marks.hit("crash: with many writes under way");
+        }
+        waits
     }
 
     fn start(&mut self, slice: u8, op: u64, operation: Operation) -> bool {

@@ -282,6 +282,8 @@ impl World {
         self.around.forget();
         self.around.hosts.clone_from(&life.hosts);
         self.around.steps_left = life.steps;
+        self.around.ambush = life.ambush;
+        self.around.ambush_left = 2_000;
         self.around.dead = false;
         self.clean = 0;
         self.settled = false;
@@ -415,7 +417,7 @@ impl World {
 
     /// The next event.
     pub fn step(&mut self) -> Run<()> {
-        if self.around.steps_left == 0 {
+        if self.around.steps_left == 0 && self.around.ambush == 0 {
             self.around.dead = true;
         }
         if self.around.dead {
