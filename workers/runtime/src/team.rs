@@ -61,7 +61,8 @@ impl std::error::Error for TeamError {
 }
 
 enum News {
-    Started(Result<(), TeamError>),
+    /// A worker could not start.
+    Failed(TeamError),
     Arrived(Arrival),
 }
 
@@ -121,14 +122,6 @@ impl Team {
             let thread = std::thread::Builder::new().name(format!("worker-{at}")).spawn(work);
             team.threads.push(thread.map_err(TeamError::Io)?);
         }
-        for _ in 0..workers {
-            match team.news.recv_timeout(START_TIME_MAX) {
-                Ok(News::Started(result)) => result?,
-                Ok(News::Arrived(_)) | Err(_) => return Err(TeamError::Timeout("starting")),
-            }
-        }
-        // Everybody has a ring: only now may anybody begin to talk.
-        team.shared.set_phase(Phase::Starting);
         let limit = if replays { REPLAY_TIME_MAX } else { START_TIME_MAX };
         team.gather(limit, "taking staged data back in")?;
         Ok(team)
@@ -165,10 +158,7 @@ impl Team {
                 Ok(News::Arrived(Arrival::ReplayFailed)) => return Err(TeamError::Replay),
                 Ok(News::Arrived(Arrival::Settled { clean })) => all_clean &= clean,
                 Ok(News::Arrived(Arrival::Replayed | Arrival::Drained)) => {}
-                Ok(News::Started(result)) => {
-                    result?;
-                    continue;
-                }
+                Ok(News::Failed(error)) => return Err(error),
                 Err(_) => return Err(TeamError::Timeout(what)),
             }
             missing -= 1;
@@ -211,12 +201,11 @@ fn work<F: Frontend>(
         let node = Node::new(duty.config, starts, duty.first_page);
         let port = WorkerPort::new(ring, Arc::clone(&shared), number, 1);
         let mut worker = Worker::new(port, node, make(number), duty.replay);
-        tell(News::Started(Ok(())));
         worker.run(|arrival| tell(News::Arrived(arrival))).map_err(TeamError::Io)
     };
     match catch_unwind(AssertUnwindSafe(life)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if shared.phase() == Phase::Starting => tell(News::Started(Err(error))),
+        Ok(Err(error)) if shared.phase() == Phase::Starting => tell(News::Failed(error)),
         Ok(Err(error)) => {
             tracing::error!(worker = number, %error, "a worker cannot go on; the process ends");
             std::process::exit(STATUS_WORKER_PANIC);
