@@ -33,8 +33,6 @@ pub enum Canary {
     RegionUnchecked,
     /// Recovery does not journal what it took back (J23).
     OutcomeUnwritten,
-    /// Generation numbers start again after each recovery (J1).
-    GenerationReused,
     /// The scan accepts a group of an older epoch after a newer one (J20).
     StaleEpoch,
     /// Recovery settles each block by its own record, parity or not (J21).
@@ -63,7 +61,6 @@ impl Canary {
         (Self::RetireEarly, "retire-early"),
         (Self::RegionUnchecked, "region-unchecked"),
         (Self::OutcomeUnwritten, "outcome-unwritten"),
-        (Self::GenerationReused, "generation-reused"),
         (Self::StaleEpoch, "stale-epoch"),
         (Self::EachForItself, "each-for-itself"),
         (Self::UnseededChecksum, "unseeded-checksum"),

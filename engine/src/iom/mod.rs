@@ -236,8 +236,7 @@ impl Iom {
         };
         let n = limits.generations_max;
         let data = DataSide::new(&limits, pages(2 * n).collect());
-        let reused = config.broken(Canary::GenerationReused);
-        let epoch = if reused { 0 } else { config.held.epoch };
+        let epoch = config.held.epoch;
         let repairs = pages(2 * limits.repairs_max).collect();
         let parity = ParitySide::new(&limits, epoch, pages(2 * n).collect(), repairs);
         let group_pages = limits.group_pages(&g);
