@@ -10,7 +10,7 @@ use engine::geometry::Geometry;
 use engine::port::{PIECE_BLOCKS_MAX, Piece, PieceKind, Token, Toughness};
 use runtime::shared::{Layout, Shared};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use sys::arena::{Arena, arena_size_bytes};
 
@@ -36,18 +36,25 @@ impl Region {
         let path = directory.join(format!("iomd-{}.staging", uuid_text(array)));
         let mut bytes = [0; RegionHeader::BYTES];
         let read = std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
-        let header = match read {
-            Ok(()) => RegionHeader::decode(&bytes).ok().filter(|header| header.array == array),
-            Err(_) => None,
+        let found = match read {
+            Ok(()) => true,
+            // Shorter than a header: a daemon died while it made it.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => true,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => {
+                let path = path.display();
+                return Err(Failure::failed(format!("staging region {path}: {error}")));
+            }
         };
+        let header = RegionHeader::decode(&bytes).ok().filter(|header| header.array == array);
         let region = Region { path, header };
-        let length = std::fs::metadata(&region.path).map_or(0, |metadata| metadata.len());
-        // Without a header nothing was ever staged in it: a daemon died while it made it.
-        let unborn = header.is_none() && bytes == [0; RegionHeader::BYTES];
-        if header.is_none() && length > 0 && !unborn {
-            region.set_aside("it is not a staging region of this array")?;
-        } else if unborn && length > 0 {
-            region.remove();
+        if found && header.is_none() {
+            // The header is stored before the first record: without one nothing was staged.
+            if bytes == [0; RegionHeader::BYTES] {
+                region.remove();
+            } else {
+                region.set_aside("it is not a staging region of this array")?;
+            }
         }
         Ok(region)
     }
@@ -76,7 +83,7 @@ impl Region {
     /// Removes the file: it holds nothing that is not on the slices.
     pub fn remove(&self) {
         if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the staging region");
         }

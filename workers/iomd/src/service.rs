@@ -58,19 +58,11 @@ impl Service {
         if region.id() != 0 && !recovered.replay {
             region.set_aside("the array has been served without it meanwhile")?;
         }
-        let geometry = recovered.superblock.geometry;
-        let mut config = Config {
-            array: recovered.superblock.array_tag(),
-            geometry,
-            held: recovered.held,
-            staging: false,
-            destage_delay_ns: settings.destage_delay.as_nanos() as u64,
-            volatile_cache: 0,
-            canary: None,
-        };
+        let mut config = config_of(&recovered, settings.destage_delay);
         let array = recovered.superblock.array;
         let each = Node::pages_needed(&config);
-        let (arena, layout) = region.open_arena(&geometry, each, recovered.replay, array, new)?;
+        let (arena, layout) =
+            region.open_arena(&config.geometry, each, recovered.replay, array, new)?;
         config.staging = arena.is_staging();
         let slices = in_order(slices, &recovered.order);
         for (index, slice) in slices.iter().enumerate() {
@@ -81,8 +73,8 @@ impl Service {
             tracing::debug!("the staging region is not all present");
         }
         let spare_cpu = cpus.len().saturating_sub(1).max(1);
-        let workers = settings.workers.unwrap_or(spare_cpu.min(slices.len())).min(slices.len());
-        let shared = Shared::new(arena, layout, geometry, slices, workers)
+        let workers = settings.workers.unwrap_or(spare_cpu).min(slices.len());
+        let shared = Shared::new(arena, layout, config.geometry, slices, workers)
             .map_err(|error| Failure::failed(format!("workers: {error}")))?;
         let shared = Arc::new(shared);
         let replay = if recovered.replay { staged_pieces(&shared)? } else { Vec::new() };
@@ -162,6 +154,19 @@ fn demonstration(state_dir: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), Fa
         tracing::info!(home = ?home, "made a demonstration array");
     }
     Ok((paths, home))
+}
+
+/// What the engine is told, as far as the slices decide it.
+fn config_of(recovered: &Recovered, destage_delay: Duration) -> Config {
+    Config {
+        array: recovered.superblock.array_tag(),
+        geometry: recovered.superblock.geometry,
+        held: recovered.held,
+        staging: false,
+        destage_delay_ns: destage_delay.as_nanos() as u64,
+        volatile_cache: 0,
+        canary: None,
+    }
 }
 
 /// The identity of the array that the first slice belongs to.

@@ -123,7 +123,7 @@ impl Team {
             team.threads.push(thread.map_err(TeamError::Io)?);
         }
         let limit = if replays { REPLAY_TIME_MAX } else { START_TIME_MAX };
-        team.gather(limit, "taking staged data back in")?;
+        team.gather(limit, "taking staged data back in", Phase::Starting)?;
         Ok(team)
     }
 
@@ -136,9 +136,9 @@ impl Team {
     /// slices are clean; false when the array had stopped, which leaves them to recovery.
     pub fn stop(mut self, drain_max: Duration, settle_max: Duration) -> Result<bool, TeamError> {
         self.shared.set_phase(Phase::Draining);
-        let drained = self.gather(drain_max, "clients' requests");
+        let drained = self.gather(drain_max, "clients' requests", Phase::Draining);
         self.shared.set_phase(Phase::Settling);
-        let clean = self.gather(settle_max, "settling")?;
+        let clean = self.gather(settle_max, "settling", Phase::Settling)?;
         self.shared.set_phase(Phase::Ended);
         for thread in self.threads.drain(..) {
             // A panic has ended the process.
@@ -147,21 +147,31 @@ impl Team {
         drained.map(|_| clean)
     }
 
-    /// Waits until every worker has arrived; whether all that settled are clean.
-    fn gather(&mut self, limit: Duration, what: &'static str) -> Result<bool, TeamError> {
+    /// Waits until every worker has arrived at the end of `phase`; whether all that settled are
+    /// clean. A late arrival at an earlier end does not count.
+    fn gather(
+        &mut self,
+        limit: Duration,
+        what: &'static str,
+        phase: Phase,
+    ) -> Result<bool, TeamError> {
         let deadline = Instant::now() + limit;
         let mut all_clean = true;
         let mut missing = self.shared.lanes.len();
         while missing > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left) {
-                Ok(News::Arrived(Arrival::ReplayFailed)) => return Err(TeamError::Replay),
-                Ok(News::Arrived(Arrival::Settled { clean })) => all_clean &= clean,
-                Ok(News::Arrived(Arrival::Replayed | Arrival::Drained)) => {}
+            let reached = match self.news.recv_timeout(left) {
                 Ok(News::Failed(error)) => return Err(error),
+                Ok(News::Arrived(Arrival::ReplayFailed)) => return Err(TeamError::Replay),
+                Ok(News::Arrived(Arrival::Replayed)) => Phase::Starting,
+                Ok(News::Arrived(Arrival::Drained)) => Phase::Draining,
+                Ok(News::Arrived(Arrival::Settled { clean })) => {
+                    all_clean &= clean;
+                    Phase::Settling
+                }
                 Err(_) => return Err(TeamError::Timeout(what)),
-            }
-            missing -= 1;
+            };
+            missing -= usize::from(reached == phase);
         }
         Ok(all_clean)
     }

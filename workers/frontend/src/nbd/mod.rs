@@ -1,8 +1,8 @@
 //! The server side of NBD as pure state machines: bytes in, requests and bytes out.
 //!
-//! Nothing but `server` knows a socket, a thread or a clock. A server owns the socket and the memory of
-//! payloads and drives one [`Connection`] per client: it asks where the next bytes must go
-//! ([`Connection::receive_space`]), reports what came, takes what happened
+//! Nothing but `server` knows a socket, a thread or a clock. A server owns the socket and the
+//! memory of payloads and drives one [`Connection`] per client: it asks where the next bytes must
+//! go ([`Connection::receive_space`]), reports what came, takes what happened
 //! ([`Connection::next_event`]), answers ([`Connection::reply`]) and sends what
 //! [`Connection::outgoing`] lists. One receive and one send may be in flight at any time.
 //!

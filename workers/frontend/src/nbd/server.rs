@@ -12,8 +12,8 @@
 //! ([`runtime::pages`]). While others wait for pages, a client that holds some and moves no byte
 //! for [`STALL_NS`] loses its connection.
 //!
-//! Reading order: `span` (bytes to pieces), `task` (requests), `client` (sockets), `desk` (who waits
-//! for pages), here (accepting, and whom to look at).
+//! Reading order: `span` (bytes to pieces), `task` (requests), `client` (sockets), `desk` (who
+//! waits for pages), here (accepting, and whom to look at).
 
 mod client;
 mod desk;
