@@ -8,6 +8,7 @@
 mod array;
 mod disk;
 mod formats;
+mod http;
 mod hunt;
 mod images;
 pub mod mutate;
@@ -38,6 +39,7 @@ pub const FUZZERS: &[Fuzzer] = &[
     fuzzer("map-page", "pages of block maps: decoder", 30_000, formats::map_page),
     fuzzer("journal", "journal groups with claims and runs: decoder", 30_000, formats::journal),
     fuzzer("staging", "staging descriptors and region headers: decoder", 300_000, formats::staging),
+    fuzzer("http", "requests on the control socket: parser", 30_000, http::requests),
     fuzzer("recovery", "recovery of damaged and forged images", 2_000, images::recovery),
     fuzzer("check", "check of images, whole and with one rotten block", 500, images::checking),
     Fuzzer { must_fail: true, ..fuzzer("canary", "nothing; fails on purpose", 1_000, canary) },

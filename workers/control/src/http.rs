@@ -58,7 +58,7 @@ impl Parser {
     }
 
     /// The next complete request. After a refusal the connection is to be closed.
-    pub fn next(&mut self) -> Result<Option<Request>, Refusal> {
+    pub fn next_request(&mut self) -> Result<Option<Request>, Refusal> {
         let skipped = self.skip.min(self.bytes.len());
         self.bytes.drain(..skipped);
         self.skip -= skipped;
@@ -228,7 +228,7 @@ mod tests {
             rest = after;
             parser.feed(piece);
             loop {
-                match parser.next() {
+                match parser.next_request() {
                     Ok(Some(request)) => found.push(Ok(request)),
                     Ok(None) => break,
                     Err(refusal) => {

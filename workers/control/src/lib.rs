@@ -10,7 +10,7 @@
 mod api;
 mod client;
 mod health;
-mod http;
+pub mod http;
 mod metrics;
 mod net;
 mod server;

@@ -156,7 +156,7 @@ async fn answer_all(stream: &tokio_uring::net::UnixStream, service: &dyn Service
     let mut began = tokio::time::Instant::now();
     let mut inside = false;
     loop {
-        match parser.next() {
+        match parser.next_request() {
             Ok(Some(request)) => {
                 inside = false;
                 let response = service.answer(&request);
