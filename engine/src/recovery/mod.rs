@@ -240,8 +240,7 @@ pub fn superblock(disk: &mut dyn Disk) -> Result<(Superblock, Option<u64>), Form
             let damaged = (second.as_ref() != Ok(&first)).then_some(backup);
             Ok((first, damaged))
         }
-        // A version that is not ours is no reason to look for an older superblock.
-        (Err(FormatError::Version(v)), _) => Err(FormatError::Version(v)),
+        // Also where the first speaks of another version: a change of format would have changed both.
         (Err(_), Ok(second)) => Ok((second, Some(0))),
         (Err(error), Err(_)) => Err(error),
     }

@@ -46,7 +46,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Takes the next bytes. Call [`Parser::next`] until it has nothing before the next call: at
+    /// Takes the next bytes. Call [`Parser::next_request`] until it has nothing before the next call: at
     /// most one read's worth is held besides a head.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -67,10 +67,14 @@ impl Parser {
         }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut head = httparse::Request::new(&mut fields);
-        let length = match head.parse(&self.bytes) {
-            Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
-            Ok(httparse::Status::Partial) if self.bytes.len() <= HEAD_BYTES_MAX => return Ok(None),
-            Ok(_) => return Err(refusal(431, "the request's head is too long")),
+        // No more than a head's length is looked at, so that the cuts between reads change no answer.
+        let window = &self.bytes[..self.bytes.len().min(HEAD_BYTES_MAX)];
+        let length = match head.parse(window) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if window.len() < HEAD_BYTES_MAX => return Ok(None),
+            Ok(httparse::Status::Partial) => {
+                return Err(refusal(431, "the request's head is too long"));
+            }
             Err(httparse::Error::TooManyHeaders) => {
                 return Err(refusal(431, "too many header fields"));
             }
