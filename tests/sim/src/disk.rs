@@ -63,6 +63,8 @@ pub enum Cache {
     Lost,
     /// Each write for itself: kept, lost or torn.
     Mixed,
+    /// The newest of them were written, the older ones not.
+    Newest,
 }
 
 /// See the module's documentation.
@@ -249,11 +251,13 @@ impl SimDisk {
             write.order = self.order;
         }
         doubtful.append(&mut late);
-        for write in &doubtful {
+        let newest = self.rng.below(doubtful.len() as u64 + 1) as usize;
+        for (i, write) in doubtful.iter().enumerate() {
             let choice = match cache {
                 Cache::Kept => 0,
                 Cache::Lost => 1,
                 Cache::Mixed => self.rng.below(3),
+                Cache::Newest => u64::from(i < newest),
             };
             match choice {
                 0 => self.settle(write, |_| true),
@@ -325,31 +329,46 @@ fn sectors(offset: u64, bytes: usize) -> std::ops::Range<u64> {
     first..first + bytes.div_ceil(SECTOR_BYTES) as u64
 }
 
-/// Counts down the steps of a recovery; at zero nothing works any more.
+/// Where a recovery is cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// In the disk operation of this number.
+    Step(u64),
+    /// In the flush of this number.
+    Flush(u64),
+}
+
+/// Counts the steps of a recovery; once it has burnt nothing works any more.
 #[derive(Debug, Default)]
 pub struct Fuse {
-    /// Steps left; `None` never burns.
-    pub left: Option<u64>,
+    /// When it burns, if ever.
+    pub cut: Option<Cut>,
     /// It has burnt.
     pub burnt: bool,
     /// Steps taken.
     pub steps: u64,
+    /// Flushes among them.
+    pub flushes: u64,
 }
 
 impl Fuse {
     /// A fuse that disks share.
     #[must_use]
-    pub fn shared(left: Option<u64>) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { left, ..Self::default() }))
+    pub fn shared(cut: Option<Cut>) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self { cut, ..Self::default() }))
     }
 
     /// `Ok(false)` is the very step in which it burns.
-    fn step(&mut self) -> Result<bool, DiskError> {
+    fn step(&mut self, flush: bool) -> Result<bool, DiskError> {
         self.steps += 1;
+        self.flushes += u64::from(flush);
         if self.burnt {
             return Err(DiskError);
         }
-        self.burnt = self.left.is_some_and(|left| self.steps >= left);
+        self.burnt = self.cut.is_some_and(|cut| match cut {
+            Cut::Step(step) => self.steps >= step,
+            Cut::Flush(number) => self.flushes >= number,
+        });
         Ok(!self.burnt)
     }
 }
@@ -372,7 +391,7 @@ impl Disk for Gate<'_> {
     }
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
-        let fine = self.fuse.borrow_mut().step()?;
+        let fine = self.fuse.borrow_mut().step(false)?;
         assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096), "unaligned read");
         if !fine
             || !self.disk.contains(offset, bytes.len())
@@ -385,7 +404,7 @@ impl Disk for Gate<'_> {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        let fine = self.fuse.borrow_mut().step()?;
+        let fine = self.fuse.borrow_mut().step(false)?;
         assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096), "unaligned write");
         self.writes += 1;
         if self.read_only || !self.disk.contains(offset, bytes.len()) {
@@ -396,7 +415,7 @@ impl Disk for Gate<'_> {
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
-        if !self.fuse.borrow_mut().step()? {
+        if !self.fuse.borrow_mut().step(true)? {
             return Err(DiskError);
         }
         let all = std::mem::take(&mut self.disk.cached);
@@ -503,7 +522,7 @@ mod tests {
     #[test]
     fn after_its_fuse_has_burnt_nothing_works() {
         let mut d = disk(true, 1);
-        let fuse = Fuse::shared(Some(2));
+        let fuse = Fuse::shared(Some(Cut::Step(2)));
         let mut gate = Gate { disk: &mut d, fuse: fuse.clone(), read_only: false, writes: 0 };
         assert_eq!(gate.write(0, &[1; 4096]), Ok(()));
         assert_eq!(gate.write(0, &[2; 4096]), Err(DiskError));

@@ -1,6 +1,7 @@
 //! What a seed means: the array, its load, how each life of the daemon ends and what the disks do.
 
 use crate::chance::{between, permille, pick, spread};
+use crate::disk::Cut;
 use engine::canary::Canary;
 use engine::geometry::{Geometry, JOURNAL_UNITS_MIN, SPARE_MIN};
 use workload::Rng;
@@ -32,6 +33,17 @@ impl End {
     }
 }
 
+/// When the steps of a life are used up, death may lie in wait for a better moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ambush {
+    /// It does not.
+    Never,
+    /// Until so many disk writes are under way.
+    Writes(usize),
+    /// Until a flush is under way.
+    Flush,
+}
+
 /// One life of the daemon.
 #[derive(Clone, Debug)]
 pub struct Life {
@@ -41,14 +53,14 @@ pub struct Life {
     pub requests: u32,
     /// Steps of the engine after which it dies, if it has not ended before.
     pub steps: u64,
-    /// When the steps are used up, death lies in wait until so many disk writes are under way, or for as many steps more.
-    pub ambush: usize,
+    /// What death then waits for, for some time.
+    pub ambush: Ambush,
     /// How it ends.
     pub end: End,
-    /// Power cuts in the recovery that begins it, each after so many disk operations.
-    pub recovery_cuts: Vec<u64>,
+    /// Power cuts in the recovery that begins it.
+    pub recovery_cuts: Vec<Cut>,
     /// The daemon dies in the recovery that begins it.
-    pub recovery_kill: Option<u64>,
+    pub recovery_kill: Option<Cut>,
     /// How much of the array is read before the load: in a hundred.
     pub verify_percent: u8,
     /// Read or rot one copy of a superblock, anchor or map page before the recovery that begins it.
@@ -63,7 +75,7 @@ impl Life {
             hosts: vec![0; usize::from(slices)],
             requests: 0,
             steps: u64::MAX,
-            ambush: 0,
+            ambush: Ambush::Never,
             end: End::Clean,
             recovery_cuts: vec![],
             recovery_kill: None,
@@ -267,17 +279,28 @@ fn life(rng: &mut Rng, slices: u8, staging: bool) -> Life {
         92..97 => End::CleanCut,
         _ => End::CleanRegionLost,
     };
-    let cuts = if rng.percent(25) { between(rng, 1, 2) } else { 0 };
+    let cuts = if rng.percent(40) { between(rng, 1, 2) } else { 0 };
     Life {
         hosts,
         requests: spread(rng, 4, 400) as u32,
         steps: spread(rng, 5, 30_000),
-        ambush: if rng.percent(50) { spread(rng, 2, 30) as usize } else { 0 },
+        ambush: match rng.below(4) {
+            0 | 1 => Ambush::Never,
+            2 => Ambush::Writes(spread(rng, 2, 30) as usize),
+            _ => Ambush::Flush,
+        },
         end,
-        recovery_cuts: (0..cuts).map(|_| spread(rng, 1, 600)).collect(),
-        recovery_kill: rng.percent(10).then(|| spread(rng, 1, 600)),
+        recovery_cuts: (0..cuts).map(|_| cut(rng)).collect(),
+        recovery_kill: rng.percent(10).then(|| cut(rng)),
         verify_percent: pick(rng, &[0, 30, 100, 100]),
         rot_copy: permille(rng, 60),
+    }
+}
+
+fn cut(rng: &mut Rng) -> Cut {
+    match rng.percent(50) {
+        true => Cut::Step(spread(rng, 1, 600)),
+        false => Cut::Flush(spread(rng, 1, 25)),
     }
 }
 

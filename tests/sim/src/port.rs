@@ -9,6 +9,7 @@ use crate::chance::{between, permille};
 use crate::disk::SimDisk;
 use crate::marks::Marks;
 use crate::memory::{Memory, Owner};
+use crate::plan::Ambush;
 use engine::format::staging::Staged;
 use engine::geometry::Geometry;
 use engine::iom::message::Message;
@@ -82,8 +83,8 @@ pub struct Surroundings {
     pub wrong: Option<String>,
     /// Steps until the daemon dies.
     pub steps_left: u64,
-    /// See [`crate::plan::Life::ambush`]; 0 when it is over.
-    pub ambush: usize,
+    /// What death waits for when the steps are used up.
+    pub ambush: Ambush,
     /// Steps that it may still last.
     pub ambush_left: u64,
     /// The daemon is dead.
@@ -126,7 +127,7 @@ impl Surroundings {
             marks: Marks::default(),
             wrong: None,
             steps_left: u64::MAX,
-            ambush: 0,
+            ambush: Ambush::Never,
             ambush_left: 0,
             dead: false,
             trace: false,
@@ -188,13 +189,23 @@ impl Surroundings {
     }
 
     fn lies_in_wait(&mut self) -> bool {
-        let writes = self.operations.values().filter(|o| matches!(o, Operation::Write(..))).count();
-        let waits = writes < self.ambush && self.ambush_left > 0;
-        self.ambush_left = self.ambush_left.saturating_sub(1);
-        if self.ambush > 0 && writes >= self.ambush {
-            self.marks.hit("crash: with many writes under way");
+        let mut operations = self.operations.values();
+        let (come, mark) = match self.ambush {
+            Ambush::Never => return false,
+            Ambush::Writes(count) => {
+                let writes = operations.filter(|o| matches!(o, Operation::Write(..))).count();
+                (writes >= count, "crash: with many writes under way")
+            }
+            Ambush::Flush => {
+                let any = operations.any(|o| matches!(o, Operation::Flush));
+                (any, "crash: with a flush under way")
+            }
+        };
+        if come {
+            self.marks.hit(mark);
         }
-        waits
+        self.ambush_left = self.ambush_left.saturating_sub(1);
+        !come && self.ambush_left > 0
     }
 
     fn start(&mut self, slice: u8, op: u64, operation: Operation) -> bool {

@@ -3,10 +3,10 @@
 use crate::atlas::{Atlas, rot_copy};
 use crate::chance::{between, pick, shuffle};
 use crate::client::{Ask, Clients};
-use crate::disk::{Cache, Fuse, Gate, SimDisk};
+use crate::disk::{Cache, Cut, Fuse, Gate, SimDisk};
 use crate::memory::{Memory, Region};
 use crate::panics;
-use crate::plan::{End, Life, Plan};
+use crate::plan::{Ambush, End, Life, Plan};
 use crate::port::{Answer, Event, SimPort, Surroundings};
 use engine::disk::Disk;
 use engine::format::superblock::Superblock;
@@ -165,16 +165,16 @@ impl World {
                 self.rotten_copies = true;
             }
         }
-        if let Some(steps) = life.recovery_kill {
-            if let Some(recovered) = self.recover(Some(steps))? {
+        if let Some(cut) = life.recovery_kill {
+            if let Some(recovered) = self.recover(Some(cut))? {
                 return self.serve_from(recovered, life);
             }
             self.around.marks.hit("crash: kill inside recovery");
             self.around.disks.iter_mut().for_each(SimDisk::daemon_died);
             self.clients.crash(Crash::Daemon);
         }
-        for steps in &life.recovery_cuts {
-            if let Some(recovered) = self.recover(Some(*steps))? {
+        for cut in &life.recovery_cuts {
+            if let Some(recovered) = self.recover(Some(*cut))? {
                 return self.serve_from(recovered, life);
             }
             self.around.marks.hit("crash: power cut inside recovery");
@@ -186,11 +186,11 @@ impl World {
         }
     }
 
-    /// One attempt at recovery; `None` if it was cut off after `steps` disk operations.
-    fn recover(&mut self, steps: Option<u64>) -> Run<Option<Recovered>> {
+    /// One attempt at recovery; `None` if it was cut off.
+    fn recover(&mut self, cut: Option<Cut>) -> Run<Option<Recovered>> {
         let mut order: Vec<usize> = (0..self.around.disks.len()).collect();
         shuffle(&mut self.rng, &mut order);
-        let fuse = Fuse::shared(steps);
+        let fuse = Fuse::shared(cut);
         let options = Options {
             region: if self.plan.staging { self.region } else { 0 },
             new_region: if self.plan.staging {
@@ -206,7 +206,7 @@ impl World {
             with_disks(disks, &fuse, false, Some(&order), |disks| recover(disks, &options))
         });
         if fuse.borrow().burnt {
-            self.around.say(|| format!("recovery is cut off after {steps:?} steps"));
+            self.around.say(|| format!("recovery is cut off in {cut:?}"));
             self.settled = false;
             return Ok(None);
         }
@@ -417,7 +417,7 @@ impl World {
 
     /// The next event.
     pub fn step(&mut self) -> Run<()> {
-        if self.around.steps_left == 0 && self.around.ambush == 0 {
+        if self.around.steps_left == 0 && self.around.ambush == Ambush::Never {
             self.around.dead = true;
         }
         if self.around.dead {
@@ -638,13 +638,20 @@ impl World {
     /// Power fails: caches do what they like, and the memory is gone.
     fn power_cut(&mut self) {
         self.settled = false;
-        let all = pick(
-            &mut self.rng,
-            &[None, None, Some(Cache::Lost), Some(Cache::Kept), Some(Cache::Mixed)],
-        );
-        for disk in &mut self.around.disks {
-            let one = pick(&mut self.rng, &[Cache::Lost, Cache::Kept, Cache::Mixed, Cache::Mixed]);
-            let doubtful = disk.power_cut(all.unwrap_or(one));
+        let one = self.rng.below(self.around.disks.len() as u64) as usize;
+        let style = self.rng.below(8);
+        for (i, disk) in self.around.disks.iter_mut().enumerate() {
+            let any = pick(&mut self.rng, &[Cache::Lost, Cache::Kept, Cache::Mixed, Cache::Newest]);
+            let cache = match style {
+                0 => Cache::Lost,
+                1 => Cache::Mixed,
+                2 => Cache::Newest,
+                // Only one disk loses anything, or keeps anything.
+                3 | 4 if i != one => Cache::Kept,
+                5 if i != one => Cache::Lost,
+                _ => any,
+            };
+            let doubtful = disk.power_cut(cache);
             self.around.marks.add("power cut: writes in doubt", doubtful as u64);
         }
         self.cut_memory();
