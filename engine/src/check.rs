@@ -77,8 +77,9 @@ pub fn check(
     let options = Options { read_only: true, ..Options::default() };
     let recovered = recovery::recover(disks, &options)?;
     let mut report = Report { recovery: recovered.report.clone(), ..Report::default() };
+    // After a crash a copy may be torn; the next start mends it, and nothing is wrong.
     let count = recovered.report.damaged_copies;
-    if count > 0 {
+    if count > 0 && recovered.report.clean {
         report.problems.push(Problem::Copies { count });
     }
     let g = recovered.superblock.geometry;
