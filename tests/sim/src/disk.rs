@@ -251,7 +251,10 @@ impl SimDisk {
             write.order = self.order;
         }
         doubtful.append(&mut late);
-        let newest = self.rng.below(doubtful.len() as u64 + 1) as usize;
+        let all = doubtful.len() as u64;
+        let kept =
+            if self.rng.percent(50) { self.rng.below(4).min(all) } else { self.rng.below(all + 1) };
+        let newest = (all - kept) as usize;
         for (i, write) in doubtful.iter().enumerate() {
             let choice = match cache {
                 Cache::Kept => 0,

@@ -193,6 +193,13 @@ impl Plan {
         let crashes = if rng.percent(8) { 0 } else { between(rng, 1, 4) };
         let mut lives: Vec<Life> =
             (0..crashes).map(|_| life(rng, geometry.slices, staging)).collect();
+        // After the daemon's death the facts may be in volatile caches: then recovery is cut off more often.
+        for i in 1..lives.len() {
+            let killed = !lives[i - 1].end.orderly() && lives[i - 1].end != End::PowerCut;
+            if killed && lives[i].recovery_cuts.is_empty() && rng.percent(60) {
+                lives[i].recovery_cuts.push(cut(rng));
+            }
+        }
         lives.push(Life {
             end: End::Clean,
             steps: u64::MAX,

@@ -5,7 +5,7 @@
 
 use crate::agenda::Agenda;
 use crate::atlas::Atlas;
-use crate::chance::{between, permille};
+use crate::chance::{between, permille, pick};
 use crate::disk::SimDisk;
 use crate::marks::Marks;
 use crate::memory::{Memory, Owner};
@@ -93,6 +93,8 @@ pub struct Surroundings {
     pub trace: bool,
     /// How slow each disk is: its delays are multiplied.
     pub slowness: Vec<u64>,
+    /// As much slower is a flush of any disk.
+    pub flush_slowness: u64,
     /// Flushes of this slice fail: used by scenarios.
     pub flush_fails: Option<u8>,
     operations: BTreeMap<(u8, u64), Operation>,
@@ -110,9 +112,11 @@ impl Surroundings {
         atlas: Atlas,
         mut rng: Rng,
     ) -> Self {
+        let flush_slowness = pick(&mut rng, &[1, 1, 1, 5, 20]);
         let slow = |_| if rng.percent(15) { between(&mut rng, 5, 40) } else { 1 };
         Self {
             slowness: (0..disks.len()).map(slow).collect(),
+            flush_slowness,
             journal_at: vec![0; disks.len()],
             now_ns: 1_000_000_000,
             rng,
@@ -231,11 +235,11 @@ impl Surroundings {
             }
         }
         let delay = match operation {
-            Operation::Flush => between(&mut self.rng, 50_000, 2_000_000),
+            Operation::Flush => between(&mut self.rng, 50_000, 2_000_000) * self.flush_slowness,
             _ => between(&mut self.rng, 10_000, 150_000),
         };
         let tail = if permille(&mut self.rng, 30) { between(&mut self.rng, 2, 30) } else { 1 };
-        let delay = delay * tail * self.slowness[usize::from(slice)];
+        let delay = (delay * tail * self.slowness[usize::from(slice)]).min(3_000_000_000);
         self.agenda.at(self.now_ns + delay, Event::Disk { slice, op });
         self.operations.insert((slice, op), operation);
         true
