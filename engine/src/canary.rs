@@ -1,4 +1,5 @@
-//! Broken variants of the engine, one for each rule that keeps data safe. Only the simulator sets one: it must notice.
+//! Broken variants of the engine, one for each rule that keeps data safe. Only the simulator sets
+//! one: it must notice.
 
 /// A rule, broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +28,8 @@ pub enum Canary {
     FlushForgetsWaiting,
     /// `durable` writes are not staged (J9).
     DurableUnstaged,
-    /// Staged records are retired when their block is written, not when its generation has settled (J9).
+    /// Staged records are retired when their block is written, not when its generation has settled
+    /// (J9).
     RetireEarly,
     /// A staging region is replayed whatever the membership says (J11).
     RegionUnchecked,

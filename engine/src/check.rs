@@ -1,4 +1,5 @@
-//! Checking a stopped array from end to end, without writing: every checksum, the parity of every row, every slot.
+//! Checking a stopped array from end to end, without writing: every checksum, the parity of every
+//! row, every slot.
 //!
 //! An unclean journal is replayed in memory first, exactly as recovery would.
 
@@ -137,7 +138,8 @@ fn check_window(
 /// Is handed a block: its row, its entry, its bytes unless they do not read.
 type Each<'a> = dyn FnMut(u32, Entry, Option<&[u8]>) + 'a;
 
-/// Reads the blocks of `entries` that have a slot, neighbours at once, and hands each on; `None` where it does not read.
+/// Reads the blocks of `entries` that have a slot, neighbours at once, and hands each on; `None`
+/// where it does not read.
 fn read_blocks(disk: &mut dyn Disk, g: &Geometry, entries: &[(u32, Entry)], each: &mut Each) {
     let block = g.block_bytes as usize;
     let mut by_slot: Vec<_> = entries.iter().filter(|(_, e)| !e.is_empty()).copied().collect();

@@ -1,6 +1,7 @@
 //! A slice, one step after another: what making, recovering and checking an array need of it.
 //!
-//! Offsets and lengths are multiples of 4,096. Serving clients goes through [`crate::port::Port`] instead.
+//! Offsets and lengths are multiples of 4,096. Serving clients goes through [`crate::port::Port`]
+//! instead.
 
 /// The device did not do it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

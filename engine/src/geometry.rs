@@ -1,8 +1,8 @@
 //! Where things are: client addresses to slices and rows, and the layout of a slice.
 //!
-//! A row is one block at the same row number of each slice, N data and one parity. Rows are grouped into chunks, so
-//! that consecutive client addresses stay on one slice for a chunk; parity rotates from chunk to chunk
-//! (left-symmetric, as Linux md lays out RAID 5 by default).
+//! A row is one block at the same row number of each slice, N data and one parity. Rows are grouped
+//! into chunks, so that consecutive client addresses stay on one slice for a chunk; parity rotates
+//! from chunk to chunk (left-symmetric, as Linux md lays out RAID 5 by default).
 
 use crate::port::SliceIndex;
 
@@ -78,7 +78,8 @@ pub struct Place {
 }
 
 impl Geometry {
-    /// The geometry of slices of `slice_bytes` each. `journal_bytes` 0 chooses: 1/64 of the slice, 4 MiB to 512 MiB.
+    /// The geometry of slices of `slice_bytes` each. `journal_bytes` 0 chooses: 1/64 of the slice,
+    /// 4 MiB to 512 MiB.
     pub fn plan(
         slices: usize,
         slice_bytes: u64,
@@ -246,7 +247,8 @@ impl Geometry {
     }
 }
 
-/// Offset of the second superblock on a device of `size_bytes`: its last whole 4 KiB, to be found without the first.
+/// Offset of the second superblock on a device of `size_bytes`: its last whole 4 KiB, to be found
+/// without the first.
 #[must_use]
 pub fn backup_offset(size_bytes: u64) -> u64 {
     (size_bytes / SECTOR_BYTES).saturating_sub(1) * SECTOR_BYTES

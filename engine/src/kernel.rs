@@ -1,8 +1,10 @@
-//! The pure computations on payload: checksum, XOR, test for zeros. Workers and the simulator run the same ones.
+//! The pure computations on payload: checksum, XOR, test for zeros. Workers and the simulator run
+//! the same ones.
 
 use crc_fast::{CrcAlgorithm, checksum as crc};
 
-/// CRC-32C of `bytes`, mixed with `seed` so that the same bytes at another place have another checksum (I8).
+/// CRC-32C of `bytes`, mixed with `seed` so that the same bytes at another place have another
+/// checksum (I8).
 #[must_use]
 pub fn checksum(bytes: &[u8], seed: u64) -> u32 {
     crc32c(bytes) ^ fold(seed)
@@ -28,7 +30,8 @@ fn fold(seed: u64) -> u32 {
     ((z ^ (z >> 31)) >> 32) as u32
 }
 
-/// `target ^= source`; both of the same length. Written so that the compiler uses vector instructions.
+/// `target ^= source`; both of the same length. Written so that the compiler uses vector
+/// instructions.
 pub fn xor(target: &mut [u8], source: &[u8]) {
     assert_eq!(target.len(), source.len(), "XOR of blocks of one size");
     for (t, s) in target.chunks_mut(64).zip(source.chunks(64)) {

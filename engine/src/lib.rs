@@ -1,7 +1,7 @@
 //! The array as a closed event machine: it decides, workers do.
 //!
-//! No clock, randomness, threads, file descriptors or environment: time and seeds are arguments. ARCHITECTURE.md is the
-//! way in; [`port`] is the boundary.
+//! No clock, randomness, threads, file descriptors or environment: time and seeds are arguments.
+//! ARCHITECTURE.md is the way in; [`port`] is the boundary.
 #![forbid(unsafe_code)]
 
 pub mod canary;

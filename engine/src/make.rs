@@ -10,8 +10,8 @@ use crate::geometry::{SECTOR_BYTES, backup_offset};
 /// Map pages written at once.
 const BATCH: u32 = 256;
 
-/// Lays out `disks` as the slices of one array; `superblocks[i]` is for `disks[i]`. Until the last flush a power cut
-/// leaves no array, but what was there before is gone.
+/// Lays out `disks` as the slices of one array; `superblocks[i]` is for `disks[i]`. Until the last
+/// flush a power cut leaves no array, but what was there before is gone.
 pub fn make(disks: &mut [&mut dyn Disk], superblocks: &[Superblock]) -> Result<(), DiskError> {
     assert_eq!(disks.len(), superblocks.len(), "one superblock for each slice");
     for disk in disks.iter_mut() {
@@ -45,7 +45,8 @@ fn make_slice(disk: &mut dyn Disk, superblock: &Superblock) -> Result<(), DiskEr
             disk.write(g.map_offset(first, copy), &batch)?;
         }
     }
-    // A journal of an earlier array with this identity cannot exist, but zeros make a slice easier to read by eye.
+    // A journal of an earlier array with this identity cannot exist, but zeros make a slice easier
+    // to read by eye.
     disk.write(g.journal_offset(0), &[0; SECTOR_BYTES as usize])?;
     let held = Membership { epoch: 1, members: g.all(), region: 0 };
     let anchor = Anchor { version: 1, tail: 1, tail_position: 0, settled: 1, held, clean: true };

@@ -1,7 +1,8 @@
 //! A slice's block map in memory: for each row where its block is and what it must read as.
 //!
-//! Holds settled entries only (J13). Access is by row; the map is kept, dirtied and written by page, so that a bounded
-//! cache of pages could take its place. Eight bytes a row: 2 GiB for a TiB of 4 KiB blocks.
+//! Holds settled entries only (J13). Access is by row; the map is kept, dirtied and written by
+//! page, so that a bounded cache of pages could take its place. Eight bytes a row: 2 GiB for a TiB
+//! of 4 KiB blocks.
 
 use crate::format::Entry;
 use crate::format::map_page::MapPage;

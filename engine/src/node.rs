@@ -1,4 +1,5 @@
-//! All I/O managers that one worker hosts. They talk by function call; to those of other workers by message.
+//! All I/O managers that one worker hosts. They talk by function call; to those of other workers by
+//! message.
 
 use crate::format::Membership;
 use crate::iom::Iom;
@@ -8,7 +9,8 @@ use crate::port::{DiskResult, Page, Piece, PieceKind, Port, SliceIndex, Token};
 
 /// The I/O managers of one worker.
 ///
-/// After a batch of calls [`Node::poll`] must be called once: only then are generations opened and disk writes sent.
+/// After a batch of calls [`Node::poll`] must be called once: only then are generations opened and
+/// disk writes sent.
 #[derive(Debug)]
 pub struct Node {
     managers: Vec<Iom>,
@@ -21,8 +23,8 @@ impl Node {
         Limits::of(&config.geometry).pages(&config.geometry)
     }
 
-    /// A node that hosts the slices of `starts`. The arena's `pages_needed * starts.len()` pages from `first_page` on
-    /// are its own.
+    /// A node that hosts the slices of `starts`. The arena's `pages_needed * starts.len()` pages
+    /// from `first_page` on are its own.
     #[must_use]
     pub fn new(config: Config, starts: Vec<SliceStart>, first_page: Page) -> Self {
         let each = Self::pages_needed(&config);
@@ -58,7 +60,8 @@ impl Node {
         }
     }
 
-    /// A FLUSH; ends with [`Port::flushed`] when all that the slice's manager had admitted is settled.
+    /// A FLUSH; ends with [`Port::flushed`] when all that the slice's manager had admitted is
+    /// settled.
     pub fn flush<P: Port>(&mut self, port: &mut P, _now_ns: u64, slice: SliceIndex, token: Token) {
         self.manager(slice).flush(port, token);
     }
@@ -128,7 +131,8 @@ impl Node {
         self.managers.iter().filter_map(Iom::wakeup_ns).min()
     }
 
-    /// Settles everything, checkpoints, and leaves each slice clean ([`crate::port::Notice::Clean`]).
+    /// Settles everything, checkpoints, and leaves each slice clean
+    /// ([`crate::port::Notice::Clean`]).
     pub fn shut_down<P: Port>(&mut self, port: &mut P, now_ns: u64) {
         self.managers.iter_mut().for_each(Iom::shut_down);
         self.poll(port, now_ns);

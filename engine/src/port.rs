@@ -1,14 +1,17 @@
-//! The whole boundary of the engine on one page: what comes in, what goes out, and the memory between.
+//! The whole boundary of the engine on one page: what comes in, what goes out, and the memory
+//! between.
 //!
-//! The engine is a closed event machine. [`crate::node::Node`] is told of pieces of client requests, messages from
-//! I/O managers hosted elsewhere, completions of disk operations and the time; it answers by calling [`Port`]. The
-//! daemon's worker and the simulator implement `Port`; both run the same engine. Payload stays in pages outside the
-//! engine and is touched only through the kernels of `Port`.
+//! The engine is a closed event machine. [`crate::node::Node`] is told of pieces of client
+//! requests, messages from I/O managers hosted elsewhere, completions of disk operations and the
+//! time; it answers by calling [`Port`]. The daemon's worker and the simulator implement `Port`;
+//! both run the same engine. Payload stays in pages outside the engine and is touched only through
+//! the kernels of `Port`.
 
 use crate::format::staging::Staged;
 use crate::iom::message::Message;
 
-/// Number of a page of the arena. A page has the size of an array block and exactly one owner at a time.
+/// Number of a page of the arena. A page has the size of an array block and exactly one owner at a
+/// time.
 pub type Page = u32;
 
 /// Index of a slice in its array, from 0.
@@ -17,8 +20,8 @@ pub type SliceIndex = u8;
 /// Most blocks that one [`Piece`] covers.
 pub const PIECE_BLOCKS_MAX: usize = 16;
 
-/// Contiguous memory that takes part in a disk operation: from the start of `page`, `bytes` long (a multiple of
-/// 4,096; more than one page's size means that the following pages are meant too).
+/// Contiguous memory that takes part in a disk operation: from the start of `page`, `bytes` long (a
+/// multiple of 4,096; more than one page's size means that the following pages are meant too).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
     /// The first page.
@@ -57,16 +60,18 @@ pub enum PieceKind {
     Read,
     /// Write the pages. With one block, only the bytes `first..last` of it.
     Write(Toughness),
-    /// Return whole blocks to the state of never having been written. The pages carry the staged records.
+    /// Return whole blocks to the state of never having been written. The pages carry the staged
+    /// records.
     Zero(Toughness),
     /// Tell which blocks have a slot: bit `i` of [`Reply::allocated`] for block `i`.
     Status,
 }
 
-/// A part of a client's request: up to [`PIECE_BLOCKS_MAX`] consecutive rows of one chunk of one slice.
+/// A part of a client's request: up to [`PIECE_BLOCKS_MAX`] consecutive rows of one chunk of one
+/// slice.
 ///
-/// Pages of `Write` and `Zero` belong to the engine from here on and come back by [`Port::retire`]; pages of `Read`
-/// are lent until [`Port::done`].
+/// Pages of `Write` and `Zero` belong to the engine from here on and come back by [`Port::retire`];
+/// pages of `Read` are lent until [`Port::done`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
     /// Returned with the reply.
@@ -85,7 +90,8 @@ pub struct Piece {
     pub last: u32,
     /// One page for each block; none for `Status`.
     pub pages: [Page; PIECE_BLOCKS_MAX],
-    /// The staging sequence number when the piece (of one block) is replayed from a staging region, else 0.
+    /// The staging sequence number when the piece (of one block) is replayed from a staging region,
+    /// else 0.
     pub replayed: u64,
 }
 
@@ -144,7 +150,8 @@ pub enum SliceFault {
     Read,
 }
 
-/// Outcome of a disk operation as its submitter saw it. A short transfer is the submitter's to continue.
+/// Outcome of a disk operation as its submitter saw it. A short transfer is the submitter's to
+/// continue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskResult {
     /// All bytes were transferred, or the flush was confirmed.
@@ -155,9 +162,11 @@ pub enum DiskResult {
 
 /// What the engine asks of its surroundings. No call may call back into the engine.
 pub trait Port {
-    /// Starts reading `extents` from `offset` bytes into slice `slice`; completes as (`slice`, `op`).
+    /// Starts reading `extents` from `offset` bytes into slice `slice`; completes as (`slice`,
+    /// `op`).
     fn read(&mut self, slice: SliceIndex, op: u64, offset: u64, extents: &[Extent]);
-    /// Starts writing likewise. With `through`, the data is on stable storage when the write completes.
+    /// Starts writing likewise. With `through`, the data is on stable storage when the write
+    /// completes.
     fn write(&mut self, slice: SliceIndex, op: u64, offset: u64, extents: &[Extent], through: bool);
     /// Starts making everything that has completed on the slice stable.
     fn flush(&mut self, slice: SliceIndex, op: u64);
@@ -170,9 +179,11 @@ pub trait Port {
     /// Reports something worth an operator's attention.
     fn notice(&mut self, slice: SliceIndex, notice: Notice);
 
-    /// Makes `page` a staged record: from the return of this call it survives the death of the process.
+    /// Makes `page` a staged record: from the return of this call it survives the death of the
+    /// process.
     fn stage(&mut self, page: Page, record: &Staged);
-    /// Withdraws the staged record of `page`, if it has one, and returns the page to whoever hands pages out.
+    /// Withdraws the staged record of `page`, if it has one, and returns the page to whoever hands
+    /// pages out.
     fn retire(&mut self, page: Page);
 
     /// CRC-32C of a page, mixed with `seed` ([`crate::kernel::checksum`]).

@@ -1,7 +1,8 @@
-//! Which slots of a slice are free. Never stored: they are what the map and the open generations leave over (J7).
+//! Which slots of a slice are free. Never stored: they are what the map and the open generations
+//! leave over (J7).
 //!
-//! New slots are handed out in ascending order from where the last one was found, so that blocks written together lie
-//! together; see decisions/0002.
+//! New slots are handed out in ascending order from where the last one was found, so that blocks
+//! written together lie together; see decisions/0002.
 
 /// The free slots of one slice.
 #[derive(Debug)]

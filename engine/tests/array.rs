@@ -1,4 +1,6 @@
-//! The whole engine on disks that do what they are told, one operation after another: writes, reads, restarts.
+//! The whole engine on disks that do what they are told, one operation after another: writes,
+#![forbid(unsafe_code)]
+//! reads, restarts.
 
 use engine::disk::{Disk, DiskError};
 use engine::format::staging::Staged;

@@ -1,7 +1,9 @@
-//! The anchor of a slice: where its journal begins, and what everything before that amounts to (J12).
+//! The anchor of a slice: where its journal begins, and what everything before that amounts to
+//! (J12).
 //!
-//! Outside the ring, so that a full journal can always be shortened. Both copies are brought up to date at each
-//! checkpoint, one after the other, so that neither a torn write nor one rotten sector loses it.
+//! Outside the ring, so that a full journal can always be shortened. Both copies are brought up to
+//! date at each checkpoint, one after the other, so that neither a torn write nor one rotten sector
+//! loses it.
 
 use super::{FormatError, Membership, seal, sealed};
 use crate::geometry::SECTOR_BYTES;
@@ -18,7 +20,8 @@ pub struct Anchor {
     pub version: u64,
     /// First group of the journal that recovery reads.
     pub tail: u64,
-    /// Where that group begins, in units of 4 KiB since the journal was made; modulo its length its place.
+    /// Where that group begins, in units of 4 KiB since the journal was made; modulo its length its
+    /// place.
     pub tail_position: u64,
     /// Every generation recorded in groups before this one is settled.
     pub settled: u64,

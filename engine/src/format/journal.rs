@@ -1,8 +1,9 @@
-//! Journal groups: self-certifying, all or nothing. What one group says becomes durable together, by one flush.
+//! Journal groups: self-certifying, all or nothing. What one group says becomes durable together,
+//! by one flush.
 //!
-//! A group is a whole number of 4 KiB units: a header, an optional claim (a membership with what it says about
-//! everything recorded before it, J23) and runs. A run stands for records of consecutive rows in consecutive slots
-//! and generations, so that a large write costs 12 bytes a block.
+//! A group is a whole number of 4 KiB units: a header, an optional claim (a membership with what it
+//! says about everything recorded before it, J23) and runs. A run stands for records of consecutive
+//! rows in consecutive slots and generations, so that a large write costs 12 bytes a block.
 
 use super::{Entry, FormatError, Generation, Membership, seal, sealed};
 use crate::geometry::SECTOR_BYTES;
@@ -33,7 +34,8 @@ pub struct Record {
     pub old: Entry,
     /// The entry after; its checksum tells whether the block has landed.
     pub new: Entry,
-    /// Slices that take part: all of them in the parity slice's record, itself and parity in a data slice's.
+    /// Slices that take part: all of them in the parity slice's record, itself and parity in a data
+    /// slice's.
     pub participants: u16,
 }
 

@@ -1,7 +1,7 @@
 //! A page of a slice's block map: the settled entries of 500 consecutive rows (J13).
 //!
-//! Two copies, apart from one another. A checkpoint brings first one and then the other up to date: a torn write
-//! leaves one of them whole, and one rotten copy never means an old map.
+//! Two copies, apart from one another. A checkpoint brings first one and then the other up to date:
+//! a torn write leaves one of them whole, and one rotten copy never means an old map.
 
 use super::{Entry, FormatError, seal, sealed};
 use crate::geometry::{PAGE_ROWS, SECTOR_BYTES};
@@ -39,7 +39,8 @@ struct Raw {
     page: U32,
     slice: u8,
     reserved: [u8; 3],
-    /// One bit a row: the block is stale on the slice outside the membership (J17). Zero until slices may be out.
+    /// One bit a row: the block is stale on the slice outside the membership (J17). Zero until
+    /// slices may be out.
     marks: [u8; 64],
     entries: [RawEntry; PAGE_ROWS as usize],
 }

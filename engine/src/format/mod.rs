@@ -1,7 +1,7 @@
 //! On-disk and staging formats, as bytes. FORMAT.md describes them for readers without Rust.
 //!
-//! Every structure is little-endian, has its checksum and identity inside, and reserved bytes that must be zero.
-//! Whatever is decoded here comes from outside and may be anything.
+//! Every structure is little-endian, has its checksum and identity inside, and reserved bytes that
+//! must be zero. Whatever is decoded here comes from outside and may be anything.
 
 pub mod anchor;
 pub mod journal;
@@ -12,7 +12,8 @@ pub mod superblock;
 /// Version of the on-disk format that this engine writes and reads.
 pub const VERSION: u32 = 1;
 
-/// A block map entry: where a block is and what it must read as. Address and checksum change together.
+/// A block map entry: where a block is and what it must read as. Address and checksum change
+/// together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Entry {
     /// Slot number; [`Entry::NO_SLOT`] for a block never written, or discarded: zeros, without I/O.
@@ -34,8 +35,8 @@ impl Entry {
     }
 }
 
-/// Identity of a generation (J1): the epoch is new after every recovery and change of membership, the counter is the
-/// parity I/O manager's. Later generations of a row compare greater.
+/// Identity of a generation (J1): the epoch is new after every recovery and change of membership,
+/// the counter is the parity I/O manager's. Later generations of a row compare greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
 pub struct Generation {
     /// Epoch of the membership under which it was opened.

@@ -1,7 +1,8 @@
 //! The staging region: a file in memory that outlives the process and plays the part of NVRAM (P6).
 //!
-//! One header, then a descriptor for each page, then the pages. A descriptor whose first eight bytes are zero says
-//! nothing; they are written last and erased first, so that a process may die between any two stores.
+//! One header, then a descriptor for each page, then the pages. A descriptor whose first eight
+//! bytes are zero says nothing; they are written last and erased first, so that a process may die
+//! between any two stores.
 
 use super::{FormatError, seal, sealed};
 use crate::geometry::Geometry;
@@ -22,7 +23,8 @@ pub struct Staged {
     pub slice: SliceIndex,
     /// The row.
     pub row: u32,
-    /// Bytes `first..last` of the block, found at the same place of the page; for a discard the whole block.
+    /// Bytes `first..last` of the block, found at the same place of the page; for a discard the
+    /// whole block.
     pub first: u32,
     /// One past the last byte.
     pub last: u32,
@@ -90,7 +92,8 @@ impl Staged {
 }
 
 impl Staged {
-    /// Whether an array of this shape can have staged it. Check before replaying: memory can be damaged too.
+    /// Whether an array of this shape can have staged it. Check before replaying: memory can be
+    /// damaged too.
     #[must_use]
     pub fn fits(&self, g: &Geometry) -> bool {
         let place = self.slice < g.slices && self.row < g.rows;

@@ -1,4 +1,5 @@
-//! The superblock: what a slice is part of. Written when the array is made, at both ends of the slice.
+//! The superblock: what a slice is part of. Written when the array is made, at both ends of the
+//! slice.
 
 use super::{FormatError, VERSION, seal, sealed};
 use crate::geometry::{Geometry, SECTOR_BYTES};

@@ -1,11 +1,13 @@
-//! Checkpoints: map pages and the anchor go to disk, and the journal's tail moves up behind them (J12, J13).
+//! Checkpoints: map pages and the anchor go to disk, and the journal's tail moves up behind them
+//! (J12, J13).
 //!
 //! ```text
-//! Idle -> first copies of the dirty pages | flush | second copies, first anchor | flush | second anchor | flush -> Idle
+//! Idle -> first copies of the dirty pages | flush | second copies, first anchor | flush
+//!      -> second anchor | flush -> Idle
 //! ```
 //!
-//! Both copies of a page are brought up to date, not alternately: then a copy that rots, or a write that the disk only
-//! pretended to do, is covered by the other (decisions/0004).
+//! Both copies of a page are brought up to date, not alternately: then a copy that rots, or a write
+//! that the disk only pretended to do, is covered by the other (decisions/0004).
 
 use super::{IMAGES_MAX, Iom, Op};
 use crate::canary::Canary;
@@ -92,7 +94,8 @@ impl Iom {
         self.checkpoint.clean
     }
 
-    /// Starts a checkpoint when the journal has become long, when somebody waits for the anchor, or at the end.
+    /// Starts a checkpoint when the journal has become long, when somebody waits for the anchor, or
+    /// at the end.
     pub(crate) fn poll_checkpoint<P: Port>(&mut self, port: &mut P) {
         self.say_drained();
         if self.checkpoint.step != Step::Idle || self.checkpoint.clean {
@@ -178,7 +181,8 @@ impl Iom {
             let Some(at) = self.free_image() else { return };
             let page = self.checkpoint.pages[self.checkpoint.next];
             self.checkpoint.next += 1;
-            // Only the first copy makes the page clean: what changes between the two must reach both.
+            // Only the first copy makes the page clean: what changes between the two must reach
+            // both.
             let image = if copy == 0 { self.map.write_out(page) } else { self.map.image(page) };
             let bytes = image.encode(self.config.array, self.slice);
             self.write_image(port, at, self.config.geometry.map_offset(page, copy), &bytes);

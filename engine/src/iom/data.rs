@@ -1,14 +1,15 @@
 //! The data manager's part of a write (P2).
 //!
 //! ```text
-//!            write             Want                Open               record+block        Settled
-//! (no row) --------> Idle --------------> Wanted ----------> Open: content, delta, landed --------> (no row),
-//!                      \ no credit  ^ credit                  writes that arrive meanwhile wait      or Idle
-//!                       `-> Starved `                         for the row's next generation
+//!           write           Want             Open       landed, Settled
+//! (no row) -------> Idle ----------> Wanted --------> Open ----------> (no row), or Idle
+//!                     \ no credit  ^ credit           content and delta are made; writes that
+//!                      `-> Starved `                  arrive wait for the next generation
 //! ```
 //!
-//! Writes to a block wait in the order of their admission. When the parity manager opens the row's next generation all
-//! that wait become its content: later ones over earlier ones, never by changing a buffer that was acknowledged.
+//! Writes to a block wait in the order of their admission. When the parity manager opens the row's
+//! next generation all that wait become its content: later ones over earlier ones, never by
+//! changing a buffer that was acknowledged.
 
 use super::log::Queued;
 use super::message::{Content, Message};
@@ -291,7 +292,8 @@ impl Iom {
         self.send(parity, Message::Hurry { row });
     }
 
-    /// Reserves what this side needs, then asks for a generation: never one without the other (J2, decisions/0003).
+    /// Reserves what this side needs, then asks for a generation: never one without the other (J2,
+    /// decisions/0003).
     fn want(&mut self, row: u32) {
         let block_bytes = self.config.geometry.block_bytes;
         let credit = self.data.work.len() >= 2 && self.log.has_room();
@@ -427,7 +429,8 @@ impl Iom {
         }
         let f = self.flight(row);
         let delta_known = f.old.is_empty() || matches!(f.base, Base::Read | Base::Lost);
-        // Even if the delta is not wanted any more: the generation must not settle while its pages are being read into.
+        // Even if the delta is not wanted any more: the generation must not settle while its pages
+        // are being read into.
         let reading = matches!(f.base, Base::Reading { .. });
         if f.input_sent || reading || !(f.values || delta_known) {
             return;
@@ -533,7 +536,8 @@ impl Iom {
         }
     }
 
-    /// The generation has settled on every side: switch, free, acknowledge, retire (P2.11, P2.12, P2.14).
+    /// The generation has settled on every side: switch, free, acknowledge, retire (P2.11, P2.12,
+    /// P2.14).
     pub(crate) fn settled<P: Port>(
         &mut self,
         port: &mut P,

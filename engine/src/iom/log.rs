@@ -1,8 +1,9 @@
-//! The slice's journal while it runs: records gather into groups, a group goes out together with the blocks that it
-//! names, and one flush makes all of it durable (P6).
+//! The slice's journal while it runs: records gather into groups, a group goes out together with
+//! the blocks that it names, and one flush makes all of it durable (P6).
 //!
-//! Blocks are written with their group, sorted by slot, so that they reach the slice as a few large writes. Room in the
-//! ring is reserved, one unit a record, before a generation may open; so a group always fits.
+//! Blocks are written with their group, sorted by slot, so that they reach the slice as a few large
+//! writes. Room in the ring is reserved, one unit a record, before a generation may open; so a
+//! group always fits.
 
 use super::{Config, GROUPS_MAX, Iom, Limits, Op, SliceStart};
 use crate::canary::Canary;
@@ -29,7 +30,8 @@ struct Meta {
     position: u64,
     /// Records whose generation has not settled.
     unsettled: u32,
-    /// By slice: its anchor must call this many groups settled before this group may be forgotten (J12).
+    /// By slice: its anchor must call this many groups settled before this group may be forgotten
+    /// (J12).
     need: [u64; SLICES_MAX],
 }
 
@@ -68,7 +70,8 @@ pub(crate) struct Log {
     pub(crate) tail: u64,
     tail_position: u64,
     groups: VecDeque<Meta>,
-    /// Groups before this one are durable; settled; may be forgotten once their map pages are durable.
+    /// Groups before this one are durable; settled; may be forgotten once their map pages are
+    /// durable.
     flushed: u64,
     pub(crate) settled: u64,
     pub(crate) ready: u64,
@@ -163,13 +166,15 @@ impl Log {
         }
     }
 
-    /// One data record of `group` has settled with the parity record in `peer_group` of slice `parity`.
+    /// One data record of `group` has settled with the parity record in `peer_group` of slice
+    /// `parity`.
     pub(crate) fn settle(&mut self, group: u64, parity: u8, peer_group: u64) {
         self.need(group, parity, peer_group);
         self.settle_one(group);
     }
 
-    /// Moves `ready` up as far as the others' anchors allow; the slice that stands in the way, if one does.
+    /// Moves `ready` up as far as the others' anchors allow; the slice that stands in the way, if
+    /// one does.
     pub(crate) fn advance_ready(
         &mut self,
         anchored: &[u64; SLICES_MAX],
@@ -245,7 +250,8 @@ impl Iom {
         let log = &mut self.log;
         log.queue.clear();
         let buffer = &mut log.buffers[at];
-        // A small group is cheaper written through than flushed; all of it, or a flush would still be needed.
+        // A small group is cheaper written through than flushed; all of it, or a flush would still
+        // be needed.
         let volatile = self.config.volatile_cache >> self.slice & 1 == 1;
         buffer.through = volatile && buffer.operations.len() <= 2;
         buffer.left = buffer.operations.len() as u32;

@@ -1,7 +1,7 @@
 //! What I/O managers say to one another.
 //!
-//! D is the I/O manager of a data block of the row, P that of its parity. Messages between two managers arrive in
-//! the order in which they were sent. The numbers are those of SPEC P2 and P3.
+//! D is the I/O manager of a data block of the row, P that of its parity. Messages between two
+//! managers arrive in the order in which they were sent. The numbers are those of SPEC P2 and P3.
 
 use crate::format::Generation;
 use crate::port::Page;
@@ -21,7 +21,8 @@ pub enum Content {
 #[allow(missing_docs, reason = "the fields are explained with the variants")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// D to P: writes wait for the row's next generation, and all that they need here is reserved (P2.6, J2).
+    /// D to P: writes wait for the row's next generation, and all that they need here is reserved
+    /// (P2.6, J2).
     Want {
         row: u32,
         /// Somebody waits for it to settle.
@@ -31,7 +32,8 @@ pub enum Message {
     },
     /// D to P: somebody has begun to wait.
     Hurry { row: u32 },
-    /// P to D: the generation is open and has this number (P3.2). Sent again, with `values`, when a delta cannot be had.
+    /// P to D: the generation is open and has this number (P3.2). Sent again, with `values`, when a
+    /// delta cannot be had.
     Open {
         row: u32,
         generation: Generation,
@@ -49,8 +51,9 @@ pub enum Message {
     },
     /// D to P: this side is durable, by this group of D's journal (P2.13).
     Landed { row: u32, generation: Generation, group: u64 },
-    /// P to D: all sides are durable; P's by this group of its journal (P2.14, P3.13). Says also that the input is not
-    /// needed any more (P2.9, P3.4): buffers belong to the generation as a whole.
+    /// P to D: all sides are durable; P's by this group of its journal (P2.14, P3.13). Says also
+    /// that the input is not needed any more (P2.9, P3.4): buffers belong to the generation as a
+    /// whole.
     Settled { row: u32, generation: Generation, group: u64 },
     /// P to D: read your settled block into this page of mine.
     Fetch { row: u32, page: Page },
@@ -62,11 +65,13 @@ pub enum Message {
     Rebuilt { row: u32, content: Content },
     /// D to P: the block was good and has been put back, or is given up; let the row go.
     Repaired { row: u32, good: bool },
-    /// To all: everything in my groups before this one is settled, and my anchor says so durably (J12).
+    /// To all: everything in my groups before this one is settled, and my anchor says so durably
+    /// (J12).
     Anchored { settled: u64 },
     /// To one: my journal waits for your anchor.
     AnchorWanted,
-    /// To all, at an orderly stop: nothing is left to write here as data manager; no `Want` comes any more.
+    /// To all, at an orderly stop: nothing is left to write here as data manager; no `Want` comes
+    /// any more.
     Drained,
     /// To all: a slice has failed; the array stops (P11).
     Stop,

@@ -1,8 +1,9 @@
 //! An I/O manager: the routine that owns one slice, its journal and its block map.
 //!
-//! One manager plays two parts. For rows whose data block is on its slice it is the data manager (`data.rs`,
-//! `read.rs`); for rows whose parity is there it is the parity manager (`parity.rs`, `repair.rs`). Both parts write
-//! through one journal (`log.rs`), which checkpoints keep short (`checkpoint.rs`).
+//! One manager plays two parts. For rows whose data block is on its slice it is the data manager
+//! (`data.rs`, `read.rs`); for rows whose parity is there it is the parity manager (`parity.rs`,
+//! `repair.rs`). Both parts write through one journal (`log.rs`), which checkpoints keep short
+//! (`checkpoint.rs`).
 
 pub(crate) mod checkpoint;
 pub(crate) mod data;
@@ -37,7 +38,8 @@ pub struct Config {
     pub geometry: Geometry,
     /// The membership in force.
     pub held: Membership,
-    /// Writes can be staged in memory that outlives the process; without it every write acts as `durable`.
+    /// Writes can be staged in memory that outlives the process; without it every write acts as
+    /// `durable`.
     pub staging: bool,
     /// How long a write that nobody waits for may wait for company in its row, in nanoseconds.
     pub destage_delay_ns: u64,
@@ -64,8 +66,9 @@ impl Config {
 /// Bounds of one I/O manager, all derived from the geometry; nothing grows beyond them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Most generations that it takes part in as data manager, and as many again as parity manager. Together they
-    /// can hold no more than the spare slots, and no more than a quarter of the journal: neither ever runs out.
+    /// Most generations that it takes part in as data manager, and as many again as parity manager.
+    /// Together they can hold no more than the spare slots, and no more than a quarter of the
+    /// journal: neither ever runs out.
     pub generations_max: u32,
     /// Most blocks being rebuilt at once.
     pub repairs_max: u32,
@@ -326,7 +329,8 @@ impl Iom {
         }
     }
 
-    /// After a batch of events: opens generations, emits groups and merged reads, checkpoints when it is time.
+    /// After a batch of events: opens generations, emits groups and merged reads, checkpoints when
+    /// it is time.
     pub fn poll<P: Port>(&mut self, port: &mut P, now_ns: u64) {
         self.submit_reads(port);
         if self.stopped {

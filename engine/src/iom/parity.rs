@@ -1,14 +1,15 @@
-//! The parity manager's part of a write (P3): it opens a row's generations, folds in what the data managers send, and
-//! says when all sides are durable.
+//! The parity manager's part of a write (P3): it opens a row's generations, folds in what the data
+//! managers send, and says when all sides are durable.
 //!
 //! ```text
-//!                Want                    poll                       all inputs        all sides durable
-//! (no row) ------------> gathering ------------> open: inputs, parity ------> recorded ------> (no row),
-//!                        urgent or whole row: at once;                                         or gathering
-//!                        else after the destage delay
+//!           Want              poll          all inputs          all sides durable
+//! (no row) ------> gathering ------> open ------------> recorded -------------------> (no row),
+//!                  urgent or whole row: at once;                                 or gathering
+//!                  else after the destage delay
 //! ```
 //!
-//! A row has one open generation (J1). While a repair reads the row's settled blocks it neither opens nor settles (J8).
+//! A row has one open generation (J1). While a repair reads the row's settled blocks it neither
+//! opens nor settles (J8).
 
 use super::log::Queued;
 use super::message::{Content, Message};
@@ -213,8 +214,8 @@ impl Iom {
         let state = self.parity.row(row);
         let (participants, whole) = (state.want, state.whole);
         (state.want, state.whole, state.urgent) = (0, 0, false);
-        // Deltas cost a read for each old block and one for old parity, values one for each block that stays; a block
-        // that is written in part is read anyway.
+        // Deltas cost a read for each old block and one for old parity, values one for each block
+        // that stays; a block that is written in part is read anyway.
         let rest = others & !participants;
         let partly = (participants & !whole).count_ones();
         let cheaper = rest.count_ones() + partly < participants.count_ones() + 1;
@@ -396,8 +397,8 @@ impl Iom {
         self.advance(port, row);
     }
 
-    /// The row has rebuilt a block that could not be fetched, or given it up: then it counts as zeros, and parity is
-    /// that of a row with a block less.
+    /// The row has rebuilt a block that could not be fetched, or given it up: then it counts as
+    /// zeros, and parity is that of a row with a block less.
     pub(crate) fn fold_repaired<P: Port>(
         &mut self,
         port: &mut P,

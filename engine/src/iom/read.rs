@@ -1,8 +1,9 @@
 //! Reads: for clients, and of settled blocks for other managers.
 //!
-//! The settled block comes from disk, unless memory holds a whole newer one; writes that have not settled are laid over
-//! it. A block whose map entry changed while it was being read is read again: so a slot may be reused while a read of it
-//! is under way, and a mismatch that comes from that is not rot (J7).
+//! The settled block comes from disk, unless memory holds a whole newer one; writes that have not
+//! settled are laid over it. A block whose map entry changed while it was being read is read again:
+//! so a slot may be reused while a read of it is under way, and a mismatch that comes from that is
+//! not rot (J7).
 
 use super::message::{Content, Message};
 use super::table::RowTable;

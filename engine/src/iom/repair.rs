@@ -1,7 +1,9 @@
-//! Rebuilding a block from its row (J8): the parity manager holds the row, adds up what the others hold, and lends the
-//! sum to the block's manager, which compares it with its map, puts it back in the same slot and lets the row go.
+//! Rebuilding a block from its row (J8): the parity manager holds the row, adds up what the others
+//! hold, and lends the sum to the block's manager, which compares it with its map, puts it back in
+//! the same slot and lets the row go.
 //!
-//! Writing the same contents to the same slot changes no map entry, so nothing is journaled: torn, it is found again.
+//! Writing the same contents to the same slot changes no map entry, so nothing is journaled: torn,
+//! it is found again.
 
 use super::message::{Content, Message};
 use super::{Iom, Op};
@@ -177,7 +179,8 @@ impl Iom {
         self.serve_repaired(port, row, good);
     }
 
-    /// The rebuilt block is back in its place. Should that have failed, it will be found and rebuilt again.
+    /// The rebuilt block is back in its place. Should that have failed, it will be found and
+    /// rebuilt again.
     pub(crate) fn rewritten(&mut self, row: u32) {
         let parity = self.config.geometry.parity(row);
         self.send(parity, Message::Repaired { row, good: true });

@@ -1,24 +1,29 @@
 //! The decision table of recovery: what becomes of a row's newest generation.
 //!
-//! The facts are those of the slices in the membership in force that are present. "Out" is a slice outside that
-//! membership, or missing now.
+//! The facts are those of the slices in the membership in force that are present. "Out" is a slice
+//! outside that membership, or missing now.
 
 /// What is done, by letter. Logs and `iomctl inspect` print it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Letter {
-    /// An anchor, a later generation or an earlier recovery's group says that it is settled, or how. Follow that.
+    /// An anchor, a later generation or an earlier recovery's group says that it is settled, or
+    /// how. Follow that.
     A,
     /// Parity and every present participant have landed. Commit; mark participants that are out.
     B,
-    /// Parity has landed, exactly one data block has not, nobody is out. Rebuild it from the rest of the row (P7).
+    /// Parity has landed, exactly one data block has not, nobody is out. Rebuild it from the rest
+    /// of the row (P7).
     C,
-    /// Parity has landed, several data blocks have not, or one has not and another is out. Go back on every slice.
+    /// Parity has landed, several data blocks have not, or one has not and another is out. Go back
+    /// on every slice.
     D,
-    /// Parity has not landed, some data has. Rebuild parity from the row as it then is; the others go back (P7).
+    /// Parity has not landed, some data has. Rebuild parity from the row as it then is; the others
+    /// go back (P7).
     E,
     /// Neither parity nor any data has landed. Go back on every slice.
     F,
-    /// The parity slice is out. Each data block for itself: new if it has landed, else old; mark parity.
+    /// The parity slice is out. Each data block for itself: new if it has landed, else old; mark
+    /// parity.
     G,
 }
 
@@ -100,7 +105,8 @@ mod tests {
 
     #[test]
     fn i2_going_forward_needs_what_the_row_still_has() {
-        // C rebuilds one block from all others, E rebuilds parity from all data: neither works with another slice out.
+        // C rebuilds one block from all others, E rebuilds parity from all data: neither works with
+        // another slice out.
         for out in 1..3 {
             let f = Facts {
                 known: false,

@@ -1,8 +1,9 @@
-//! From slices alone to an array that can serve (P7): identify, scan, decide, rebuild, claim, checkpoint.
+//! From slices alone to an array that can serve (P7): identify, scan, decide, rebuild, claim,
+//! checkpoint.
 //!
-//! Nothing is written before everything has been read and decided. A crash at any point leaves an array from which
-//! recovery decides the same again. PROTOCOL rules J15 and J19 to J23 are in force here; which rule is where stands with the
-//! code.
+//! Nothing is written before everything has been read and decided. A crash at any point leaves an
+//! array from which recovery decides the same again. PROTOCOL rules J15 and J19 to J23 are in force
+//! here; which rule is where stands with the code.
 
 pub mod decision;
 mod scan;
@@ -66,7 +67,8 @@ pub enum RecoveryError {
     JournalFull { slice: u8 },
     /// The slices do not agree on which of them were in sync (J15).
     Disagreement,
-    /// A slice that was not in sync when the array last served (until slices may be out, all must be).
+    /// A slice that was not in sync when the array last served (until slices may be out, all must
+    /// be).
     OutOfSync { members: u16 },
     /// A slice does not answer.
     Disk { slice: u8 },
@@ -212,7 +214,8 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
         heal,
         report,
     };
-    // After a daemon's death the facts are in volatile caches. They are made durable before anything is decided (J19).
+    // After a daemon's death the facts are in volatile caches. They are made durable before
+    // anything is decided (J19).
     if !options.read_only && !options.broken(Canary::NoFirstFlush) {
         work.flush_all()?;
     }
@@ -240,7 +243,8 @@ pub fn superblock(disk: &mut dyn Disk) -> Result<(Superblock, Option<u64>), Form
             let damaged = (second.as_ref() != Ok(&first)).then_some(backup);
             Ok((first, damaged))
         }
-        // Also where the first speaks of another version: a change of format would have changed both.
+        // Also where the first speaks of another version: a change of format would have changed
+        // both.
         (Err(_), Ok(second)) => Ok((second, Some(0))),
         (Err(error), Err(_)) => Err(error),
     }

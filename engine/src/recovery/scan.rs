@@ -1,4 +1,5 @@
-//! What one slice says: its anchor, its map, and the journal groups behind the anchor, up to the first hole.
+//! What one slice says: its anchor, its map, and the journal groups behind the anchor, up to the
+//! first hole.
 
 use super::{RecoveryError, Work};
 use crate::canary::Canary;
@@ -95,8 +96,8 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// One of two copies is damaged: it is to be written anew from the other before anything else is written. Otherwise
-    /// a torn write of the good copy would leave none.
+    /// One of two copies is damaged: it is to be written anew from the other before anything else
+    /// is written. Otherwise a torn write of the good copy would leave none.
     fn heal(&mut self, slice: usize, offset: u64, bytes: Vec<u8>) {
         self.report.damaged_copies += 1;
         self.heal.push((slice, offset, bytes));
@@ -169,8 +170,9 @@ impl Work<'_, '_> {
         let mut reader = RingReader { first: 0, bytes: vec![] };
         let (head, head_position) = (anchor.tail, anchor.tail_position);
         let mut scan = Scan { anchor, head, head_position, ..Scan::default() };
-        // Never older than the membership that the anchor names: a recovery's anchor points right behind its claim, where a
-        // group of the epoch before may stand that was in flight when the power went (J20).
+        // Never older than the membership that the anchor names: a recovery's anchor points right
+        // behind its claim, where a group of the epoch before may stand that was in flight when the
+        // power went (J20).
         let mut epoch = anchor.held.epoch;
         loop {
             let used = scan.head_position - anchor.tail_position;
@@ -218,8 +220,9 @@ impl Work<'_, '_> {
         journal::decode(&bytes, array, index, g.rows, g.slots).ok()
     }
 
-    /// Groups in flight when the power went may stand behind a hole; they count for nothing. But if one of them knows the
-    /// missing group to have been durable, the journal is damaged, and what it held cannot be guessed (J20).
+    /// Groups in flight when the power went may stand behind a hole; they count for nothing. But if
+    /// one of them knows the missing group to have been durable, the journal is damaged, and what
+    /// it held cannot be guessed (J20).
     fn look_behind(
         &mut self,
         reader: &mut RingReader,

@@ -1,4 +1,5 @@
-//! Settling: journals are applied to the maps, and each row in doubt is settled by the decision table.
+//! Settling: journals are applied to the maps, and each row in doubt is settled by the decision
+//! table.
 
 use super::decision::{Facts, Letter, decide};
 use super::{RecoveryError, Work};
@@ -37,7 +38,8 @@ impl Work<'_, '_> {
         Ok(held)
     }
 
-    /// The membership in force: the newest that no slice it names lacks. One that a slice lacks never served (J15).
+    /// The membership in force: the newest that no slice it names lacks. One that a slice lacks
+    /// never served (J15).
     fn in_force(&mut self) -> Result<Membership, RecoveryError> {
         let mut all: Vec<Membership> = self.scans.iter().flat_map(|s| s.memberships()).collect();
         all.sort_unstable();
@@ -54,7 +56,8 @@ impl Work<'_, '_> {
         if rival { Err(RecoveryError::Disagreement) } else { Ok(newest) }
     }
 
-    /// Applies what is settled to the maps; returns what is in doubt, and by row the newest generation known settled.
+    /// Applies what is settled to the maps; returns what is in doubt, and by row the newest
+    /// generation known settled.
     fn apply_journals(&mut self, held: Membership) -> (Doubts, HashMap<u32, Generation>) {
         let slices = self.disks.len();
         let mut doubts = Doubts::new();
@@ -98,7 +101,8 @@ impl Work<'_, '_> {
         let generations = records.iter().flatten().map(|d| d.record.generation);
         let newest = generations.max().expect("a row in doubt has records");
         let settled = known.is_some_and(|k| k >= newest);
-        // One unsettled generation a row: the newest proves that all before it have settled (J1, J3).
+        // One unsettled generation a row: the newest proves that all before it have settled (J1,
+        // J3).
         for (slice, of_slice) in records.iter().enumerate() {
             for d in of_slice.iter().filter(|d| settled || d.record.generation < newest) {
                 self.maps[slice].set(row, d.record.new, d.group);
@@ -107,20 +111,46 @@ impl Work<'_, '_> {
         if settled {
             return self.count(Letter::A);
         }
-        let parity = usize::from(self.superblocks[0].geometry.parity(row));
-        let of_newest = |slice: usize| -> Option<Doubt> {
-            records[slice].iter().copied().find(|d| d.record.generation == newest)
+        let (keep, rebuild) = self.judge(row, newest, records);
+        let of_newest = |slice: usize| {
+            let mut own = records[slice].iter().map(|d| d.record);
+            own.find(|r| r.generation == newest).map(|r| r.new)
         };
+        let mut chosen: Vec<Entry> = self.maps.iter().map(|m| m.get(row)).collect();
+        for slice in keep {
+            chosen[slice] = of_newest(slice).unwrap_or(chosen[slice]);
+        }
+        if let Some(slice) = rebuild {
+            match self.rebuild(row, slice, of_newest(slice), &chosen, before, named) {
+                Some(entry) => chosen[slice] = entry,
+                // The row no longer has what it takes: going back is as safe (I2), the old side is
+                // still there (J7).
+                None => chosen = self.maps.iter().map(|m| m.get(row)).collect(),
+            }
+        }
+        self.conclude(row, newest, &chosen, rebuild, records);
+    }
+
+    /// The decision table on the row's newest generation: the slices that keep their new block, and
+    /// the one whose block is to be rebuilt.
+    fn judge(
+        &mut self,
+        row: u32,
+        newest: Generation,
+        records: &[Vec<Doubt>],
+    ) -> (Vec<usize>, Option<usize>) {
+        let parity = usize::from(self.superblocks[0].geometry.parity(row));
         let mut landed = vec![false; records.len()];
         let mut participants = 0;
         for (slice, has) in landed.iter_mut().enumerate() {
-            if let Some(d) = of_newest(slice) {
+            let mut own = records[slice].iter().copied();
+            if let Some(d) = own.find(|d| d.record.generation == newest) {
                 participants |= d.record.participants;
                 *has = self.has_landed(slice, &d);
             }
         }
         let data = |i: &usize| *i != parity && participants >> i & 1 == 1;
-        let (good, lacking): (Vec<_>, Vec<_>) =
+        let (mut good, lacking): (Vec<_>, Vec<_>) =
             (0..records.len()).filter(data).partition(|i| landed[*i]);
         let facts = Facts {
             known: false,
@@ -132,52 +162,24 @@ impl Work<'_, '_> {
         };
         let letter = decide(&facts);
         self.count(letter);
-        let mut chosen: Vec<Entry> = self.maps.iter().map(|m| m.get(row)).collect();
-        let commit = |chosen: &mut Vec<Entry>, slices: &[usize]| {
-            for slice in slices {
-                chosen[*slice] = of_newest(*slice).map_or(chosen[*slice], |d| d.record.new);
-            }
-        };
-        let each_for_itself = self.options.broken(Canary::EachForItself);
-        let rebuild = match letter {
-            _ if each_for_itself => {
-                let mut all = good.clone();
-                all.extend(landed[parity].then_some(parity));
-                commit(&mut chosen, &all);
-                None
-            }
-            Letter::B => {
-                commit(&mut chosen, &good);
-                commit(&mut chosen, &[parity]);
-                None
-            }
-            Letter::C => {
-                commit(&mut chosen, &good);
-                commit(&mut chosen, &[parity]);
-                Some(lacking[0])
-            }
-            Letter::E => {
-                commit(&mut chosen, &good);
-                Some(parity)
-            }
-            _ => None,
-        };
-        if let Some(slice) = rebuild {
-            let own = of_newest(slice).map(|d| d.record.new);
-            match self.rebuild(row, slice, own, &chosen, before, named) {
-                Some(entry) => chosen[slice] = entry,
-                // The row no longer has what it takes: going back is as safe (I2), the old side is still there (J7).
-                None => chosen = self.maps.iter().map(|m| m.get(row)).collect(),
-            }
+        if letter == Letter::E && !self.options.broken(Canary::EachForItself) {
+            return (good, Some(parity));
         }
-        self.conclude(row, newest, &chosen, rebuild, records);
+        good.extend(landed[parity].then_some(parity));
+        match letter {
+            _ if self.options.broken(Canary::EachForItself) => (good, None),
+            Letter::B => (good, None),
+            Letter::C => (good, Some(lacking[0])),
+            _ => (vec![], None),
+        }
     }
 
     fn count(&mut self, letter: Letter) {
         *self.report.letters.entry(letter).or_default() += 1;
     }
 
-    /// Record present (it is) and the block matches (J21). What a later group knew to be durable need not be read.
+    /// Record present (it is) and the block matches (J21). What a later group knew to be durable
+    /// need not be read.
     fn has_landed(&mut self, slice: usize, d: &Doubt) -> bool {
         d.record.new.is_empty()
             || self.options.broken(Canary::UnverifiedRecord)
@@ -185,7 +187,8 @@ impl Work<'_, '_> {
             || self.block(slice, d.record.row, d.record.new).is_some()
     }
 
-    /// The block of `slice` that makes the row whole, with its entry; `None` if another block of the row does not read.
+    /// The block of `slice` that makes the row whole, with its entry; `None` if another block of
+    /// the row does not read.
     fn rebuild(
         &mut self,
         row: u32,
@@ -212,10 +215,12 @@ impl Work<'_, '_> {
             // The row says something else than the record: something in it is not what it seems.
             return None;
         }
-        // Its own designated slot, or one free before the decision: a second attempt must find the old side (J22).
+        // Its own designated slot, or one free before the decision: a second attempt must find the
+        // old side (J22).
         let slot = match designated {
             Some(e) => e.slot,
-            // If none is free, it goes back: without a record here the generation cannot have settled.
+            // If none is free, it goes back: without a record here the generation cannot have
+            // settled.
             None => self.free_slot(slice, before, named)?,
         };
         self.rebuilt.push((slice as u8, row, sum));

@@ -1,4 +1,5 @@
-//! What recovery writes: rebuilt blocks, then one claim on every slice, then a checkpoint that empties the journals.
+//! What recovery writes: rebuilt blocks, then one claim on every slice, then a checkpoint that
+//! empties the journals.
 
 use super::{RecoveryError, Work};
 use crate::canary::Canary;
@@ -33,8 +34,9 @@ impl Work<'_, '_> {
         (Membership { epoch, members: held.members, region }, ours)
     }
 
-    /// Rebuilt blocks are flushed before the membership that rests on them is written (J22); that, before anything is
-    /// served (J23). Then the journals are emptied: all that they say is in the maps.
+    /// Rebuilt blocks are flushed before the membership that rests on them is written (J22); that,
+    /// before anything is served (J23). Then the journals are emptied: all that they say is in the
+    /// maps.
     pub(super) fn claim(&mut self, held: Membership) -> Result<Vec<SliceStart>, RecoveryError> {
         let slices = self.disks.len();
         self.refuse_shared_slots()?;
@@ -100,8 +102,8 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Number and place of the slice's claim. A void membership at the journal's end is overwritten, so that recoveries
-    /// that are cut off again and again need no more room.
+    /// Number and place of the slice's claim. A void membership at the journal's end is
+    /// overwritten, so that recoveries that are cut off again and again need no more room.
     fn claim_place(&self, slice: usize) -> Result<(u64, u64), RecoveryError> {
         let scan = &self.scans[slice];
         let served = self.scans.iter().flat_map(|s| s.memberships());
@@ -151,7 +153,8 @@ impl Work<'_, '_> {
         Ok((sequence + 1, position + units))
     }
 
-    /// The checkpoint: both copies of changed pages, then the anchors behind which the journal is empty.
+    /// The checkpoint: both copies of changed pages, then the anchors behind which the journal is
+    /// empty.
     fn write_maps(
         &mut self,
         slice: usize,

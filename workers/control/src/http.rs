@@ -46,8 +46,8 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Takes the next bytes. Call [`Parser::next_request`] until it has nothing before the next call: at
-    /// most one read's worth is held besides a head.
+    /// Takes the next bytes. Call [`Parser::next_request`] until it has nothing before the next
+    /// call: at most one read's worth is held besides a head.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -67,7 +67,8 @@ impl Parser {
         }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut head = httparse::Request::new(&mut fields);
-        // No more than a head's length is looked at, so that the cuts between reads change no answer.
+        // No more than a head's length is looked at, so that the cuts between reads change no
+        // answer.
         let window = &self.bytes[..self.bytes.len().min(HEAD_BYTES_MAX)];
         let length = match head.parse(window) {
             Ok(httparse::Status::Complete(length)) => length,
