@@ -167,6 +167,8 @@ struct Work<'a, 'b> {
     rebuilt: Vec<(u8, u32, Vec<u8>)>,
     /// Damaged copies to be written anew: (slice, offset, contents).
     heal: Vec<(usize, u64, Vec<u8>)>,
+    /// Some row had to be settled: the journals are needed until a claim says how.
+    in_doubt: bool,
     report: Report,
 }
 
@@ -212,6 +214,7 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
         forward: vec![vec![]; n],
         rebuilt: vec![],
         heal,
+        in_doubt: false,
         report,
     };
     // After a daemon's death the facts are in volatile caches. They are made durable before
@@ -221,11 +224,12 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
     }
     work.scan_all()?;
     let held = work.settle_all()?;
-    let (held, replay) = work.next_membership(held);
-    let slices = work.claim(held)?;
+    let (next, replay) = work.next_membership(held);
+    work.prepare(held)?;
+    let slices = work.claim(next)?;
     let superblock = work.superblocks[0].clone();
     let (report, rebuilt) = (work.report, work.rebuilt);
-    Ok(Recovered { superblock, held, replay, slices, order, report, rebuilt })
+    Ok(Recovered { superblock, held: next, replay, slices, order, report, rebuilt })
 }
 
 /// Reads the superblocks of a disk: the first valid one, and where a damaged copy of it stands.

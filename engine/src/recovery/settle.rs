@@ -31,6 +31,7 @@ impl Work<'_, '_> {
         self.outcomes = claim.map_or(vec![], |(_, c)| c.outcomes.clone());
         let (doubts, known) = self.apply_journals(held);
         let before: Vec<Vec<Entry>> = self.maps.iter().map(|m| m.entries().to_vec()).collect();
+        self.in_doubt = !doubts.is_empty();
         let named = named_slots(&doubts, self.disks.len());
         for (row, records) in &doubts {
             self.settle_row(*row, records, known.get(row).copied(), &before, &named);

@@ -34,18 +34,46 @@ impl Work<'_, '_> {
         (Membership { epoch, members: held.members, region }, ours)
     }
 
+    /// What must be written before a claim: damaged copies, and, if nothing is in doubt, the maps. The
+    /// journals are empty then, so that recoveries cut off again and again right after their claim
+    /// need no more room than one.
+    pub(super) fn prepare(&mut self, held: Membership) -> Result<(), RecoveryError> {
+        self.refuse_shared_slots()?;
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.write_healed()?;
+        if self.in_doubt {
+            return Ok(());
+        }
+        for slice in 0..self.disks.len() {
+            if self.scans[slice].groups.is_empty() {
+                continue;
+            }
+            let place = self.claim_place(slice);
+            self.write_maps(slice, place, held)?;
+            let scan = &mut self.scans[slice];
+            scan.groups.clear();
+            (scan.head, scan.head_position) = place;
+            (scan.anchor.tail, scan.anchor.tail_position) = place;
+            (scan.anchor.settled, scan.anchor.held) = (place.0, held);
+            scan.anchor.version += 1;
+        }
+        Ok(())
+    }
+
     /// Rebuilt blocks are flushed before the membership that rests on them is written (J22); that,
     /// before anything is served (J23). Then the journals are emptied: all that they say is in the
     /// maps.
     pub(super) fn claim(&mut self, held: Membership) -> Result<Vec<SliceStart>, RecoveryError> {
         let slices = self.disks.len();
-        self.refuse_shared_slots()?;
         let mut heads = vec![];
         for slice in 0..slices {
-            heads.push(self.claim_place(slice)?);
+            let place = self.claim_place(slice);
+            self.refuse_full(slice, place)?;
+            heads.push(place);
         }
         if !self.options.read_only {
-            self.write_healed()?;
             self.write_rebuilt()?;
             for (slice, place) in heads.iter_mut().enumerate() {
                 *place = self.write_claim(slice, *place, held)?;
@@ -104,7 +132,7 @@ impl Work<'_, '_> {
 
     /// Number and place of the slice's claim. A void membership at the journal's end is
     /// overwritten, so that recoveries that are cut off again and again need no more room.
-    fn claim_place(&self, slice: usize) -> Result<(u64, u64), RecoveryError> {
+    fn claim_place(&self, slice: usize) -> (u64, u64) {
         let scan = &self.scans[slice];
         let served = self.scans.iter().flat_map(|s| s.memberships());
         let in_force = |m: Membership| {
@@ -116,7 +144,11 @@ impl Work<'_, '_> {
             g.claim.as_ref().is_some_and(|c| c.held != newest && c.held.epoch >= newest.epoch)
         });
         let first = void.last();
-        let place = first.map_or((scan.head, scan.head_position), |g| (g.sequence, g.position));
+        first.map_or((scan.head, scan.head_position), |g| (g.sequence, g.position))
+    }
+
+    fn refuse_full(&self, slice: usize, place: (u64, u64)) -> Result<(), RecoveryError> {
+        let scan = &self.scans[slice];
         let g = self.superblocks[0].geometry;
         let units =
             crate::format::journal::units_max(self.forward[slice].len(), Some(self.outcomes.len()));
@@ -124,7 +156,7 @@ impl Work<'_, '_> {
         if used > u64::from(g.journal_units) {
             return Err(RecoveryError::JournalFull { slice: slice as u8 });
         }
-        Ok(place)
+        Ok(())
     }
 
     /// Writes the claim; returns number and place of the group after it.
