@@ -6,9 +6,6 @@ use std::time::Instant;
 use crate::workspace::{self, Workspace};
 use crate::{client_programs, tidy};
 
-/// Whether `check` ends with the tests that drive the daemon with real clients.
-const SYSTEM_TESTS_IN_CHECK: bool = false;
-
 struct Step {
     title: &'static str,
     run: fn(&Workspace) -> Result<(), String>,
@@ -49,15 +46,14 @@ const STEPS: &[Step] = &[
         title: "fuzzers",
         run: |workspace| workspace::run(workspace.release_program("fuzz").arg("--smoke")),
     },
+    Step {
+        title: "system tests",
+        run: |workspace| cargo(workspace, &["test", "--release", "--package", "system"]),
+    },
 ];
 
-const SYSTEM_TESTS: Step = Step {
-    title: "system tests",
-    run: |workspace| cargo(workspace, &["test", "--release", "--package", "system"]),
-};
-
 /// Runs every step; prints each one's title and duration, and at the end how many passed.
-fn run_steps(steps: &[&Step], workspace: &Workspace) -> Result<(), String> {
+fn run_steps(steps: &[Step], workspace: &Workspace) -> Result<(), String> {
     for (passed, step) in steps.iter().enumerate() {
         let title = step.title;
         println!("==> [{}/{}] {title}", passed + 1, steps.len());
@@ -77,11 +73,7 @@ fn run_steps(steps: &[&Step], workspace: &Workspace) -> Result<(), String> {
 
 /// The whole check.
 pub fn run(workspace: &Workspace) -> Result<(), String> {
-    let mut steps: Vec<&Step> = STEPS.iter().collect();
-    if SYSTEM_TESTS_IN_CHECK {
-        steps.push(&SYSTEM_TESTS);
-    }
-    run_steps(&steps, workspace)
+    run_steps(STEPS, workspace)
 }
 
 /// Builds the release programs, then runs the system tests; `words` go to `cargo test`.
@@ -115,19 +107,19 @@ mod tests {
     #[test]
     fn the_first_failure_stops_the_check() {
         static CALLS: AtomicU32 = AtomicU32::new(0);
-        let works = Step {
+        const WORKS: Step = Step {
             title: "works",
             run: |_| {
                 CALLS.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             },
         };
-        let fails = Step { title: "fails", run: |_| Err("for a reason".into()) };
+        const FAILS: Step = Step { title: "fails", run: |_| Err("for a reason".into()) };
         let workspace = Workspace::locate().unwrap();
-        let message = run_steps(&[&works, &fails, &works], &workspace).unwrap_err();
+        let message = run_steps(&[WORKS, FAILS, WORKS], &workspace).unwrap_err();
         assert!(message.contains("`fails`"), "{message}");
         assert_eq!(CALLS.load(Ordering::Relaxed), 1);
-        assert_eq!(run_steps(&[&works, &works], &workspace), Ok(()));
+        assert_eq!(run_steps(&[WORKS, WORKS], &workspace), Ok(()));
         assert_eq!(CALLS.load(Ordering::Relaxed), 3);
     }
 }
