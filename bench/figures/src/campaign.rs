@@ -87,10 +87,12 @@ pub fn run(plan: Plan, command: &str, root: &Path, out: &Path) -> Result<Report,
     let status = daemon.status()?;
     let (idle, memory, recoveries) = campaign.atomic(daemon)?;
     campaign.relaxed()?;
+    let ticks = Ticks::now().since(before);
     Ok(Report {
         command: command.to_owned(),
         host,
-        stolen: Ticks::now().since(before).stolen(),
+        stolen: ticks.stolen(),
+        others: ticks.others(),
         elapsed_s: campaign.start.elapsed().as_secs_f64(),
         slices: crate::world::SLICES,
         slice_bytes: plan.slice_bytes,

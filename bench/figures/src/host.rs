@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Share of the CPUs that others may use before it is called disturbance.
 const BUSY_MAX: f64 = 0.05;
+/// The same during the run, where the kernel's own threads, which work for us, count as others.
+const OTHERS_MAX: f64 = 0.10;
 /// How long each look at the CPUs takes.
 const LOOK: Duration = Duration::from_secs(2);
 /// How many looks are waited for quiet.
@@ -54,14 +56,16 @@ impl Host {
         }
     }
 
-    /// What to tell the reader when the machine was not quiet.
-    pub fn warning(&self) -> Option<String> {
-        (self.busy > BUSY_MAX).then(|| {
+    /// What to tell the reader when the machine was not quiet: before the run, or during it, when
+    /// others used `others` of the CPUs.
+    pub fn warning(&self, others: f64) -> Option<String> {
+        (self.busy > BUSY_MAX || others > OTHERS_MAX).then(|| {
             format!(
-                "Others used {:.0} % of the CPUs before the run (load average {:.2}): these \
-                 figures are disturbed.",
+                "Others used {:.0} % of the CPUs before the run (load average {:.2}) and {:.0} % \
+                 during it: these figures are disturbed.",
                 self.busy * 100.0,
-                self.load_average
+                self.load_average,
+                others * 100.0
             )
         })
     }
@@ -119,12 +123,16 @@ pub struct Ticks {
     idle: u64,
     stolen: u64,
     all: u64,
+    /// Of this process and its children that have ended.
+    own: u64,
 }
 
 impl Ticks {
     /// Since the system started.
     pub fn now() -> Ticks {
-        parse_ticks(&read("/proc/stat")).unwrap_or(Ticks { idle: 0, stolen: 0, all: 0 })
+        let none = Ticks { idle: 0, stolen: 0, all: 0, own: 0 };
+        let own = parse_own(&read("/proc/self/stat")).unwrap_or(0);
+        Ticks { own, ..parse_ticks(&read("/proc/stat")).unwrap_or(none) }
     }
 
     /// The time from `before` to here.
@@ -133,12 +141,19 @@ impl Ticks {
             idle: self.idle.saturating_sub(before.idle),
             stolen: self.stolen.saturating_sub(before.stolen),
             all: self.all.saturating_sub(before.all),
+            own: self.own.saturating_sub(before.own),
         }
     }
 
     /// Share in use.
     pub fn busy(self) -> f64 {
         (self.all - self.idle) as f64 / self.all.max(1) as f64
+    }
+
+    /// Share in use by others of this system.
+    pub fn others(self) -> f64 {
+        let used = self.all - self.idle;
+        used.saturating_sub(self.own + self.stolen) as f64 / self.all.max(1) as f64
     }
 
     /// Share that the hypervisor gave to others.
@@ -155,7 +170,16 @@ fn parse_ticks(text: &str) -> Option<Ticks> {
         return None;
     };
     let idle = idle + iowait;
-    Some(Ticks { idle, stolen, all: user + nice + system + idle + irq + softirq + stolen })
+    let all = user + nice + system + idle + irq + softirq + stolen;
+    Some(Ticks { idle, stolen, all, own: 0 })
+}
+
+/// From `/proc/self/stat`: fields 14 to 17, counted after the name, which may hold anything.
+fn parse_own(text: &str) -> Option<u64> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<u64> =
+        rest.split_whitespace().skip(11).take(4).map_while(|it| it.parse().ok()).collect();
+    (fields.len() == 4).then(|| fields.iter().sum())
 }
 
 #[cfg(test)]
@@ -166,11 +190,19 @@ mod tests {
     fn time_of_the_cpus_is_told_apart() {
         let before = parse_ticks("cpu  10 0 10 70 10 0 0 0 0 0\ncpu0 1 2\n").unwrap();
         let after = parse_ticks("cpu  20 0 20 130 20 0 0 20 0 0\n").unwrap();
-        let ticks = after.since(before);
-        assert_eq!(ticks, Ticks { idle: 70, stolen: 20, all: 110 });
+        let ticks = Ticks { own: 9, ..after }.since(before);
+        assert_eq!(ticks, Ticks { idle: 70, stolen: 20, all: 110, own: 9 });
         assert!((ticks.busy() - 40.0 / 110.0).abs() < 1e-9);
+        assert!((ticks.others() - 11.0 / 110.0).abs() < 1e-9);
         assert_eq!(parse_ticks("intr 5"), None);
         assert_eq!(parse_ticks("cpu  1 2 3"), None);
+    }
+
+    #[test]
+    fn our_own_time_counts_ended_children() {
+        let text = "7 (a) b) S 1 7 7 0 -1 4194304 100 0 0 0 1 2 30 40 20 0 1 0";
+        assert_eq!(parse_own(text), Some(73));
+        assert_eq!(parse_own("7 (a) S 1"), None);
     }
 
     #[test]
@@ -182,8 +214,9 @@ mod tests {
     #[test]
     fn a_busy_machine_is_warned_of() {
         let quiet = Host { busy: 0.01, ..Host::default() };
-        assert_eq!(quiet.warning(), None);
+        assert_eq!(quiet.warning(0.05), None);
+        assert!(quiet.warning(0.3).unwrap().contains("30 % during"));
         let busy = Host { busy: 0.5, load_average: 3.0, ..Host::default() };
-        assert!(busy.warning().unwrap().contains("50 %"));
+        assert!(busy.warning(0.0).unwrap().contains("50 %"));
     }
 }

@@ -55,6 +55,8 @@ pub struct Report {
     pub host: Host,
     /// Share of the CPUs that the hypervisor gave to others.
     pub stolen: f64,
+    /// Share of the CPUs that others used meanwhile.
+    pub others: f64,
     /// How long it took in seconds.
     pub elapsed_s: f64,
     /// Slices of the array.
@@ -243,7 +245,7 @@ impl Report {
                 self.ageing,
             ),
         ];
-        paragraphs.extend(host.warning().map(|warning| format!("**{warning}**")));
+        paragraphs.extend(host.warning(self.others).map(|warning| format!("**{warning}**")));
         paragraphs
     }
 

@@ -35,6 +35,7 @@ fn report() -> Report {
         command: "cargo xtask figures".into(),
         host: Host { kernel: "6.1".into(), busy: 0.5, ..Host::default() },
         stolen: 0.0,
+        others: 0.0,
         elapsed_s: 1.0,
         slices: 5,
         slice_bytes: 1 << 30,
