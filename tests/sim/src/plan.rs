@@ -40,7 +40,7 @@ pub enum Ambush {
     Never,
     /// Until so many disk writes are under way.
     Writes(usize),
-    /// Until a flush is under way.
+    /// Until a flush is under way, and no write.
     Flush,
 }
 
@@ -161,6 +161,8 @@ pub struct Plan {
     pub staging: bool,
     /// How long data may wait in memory.
     pub destage_delay_ns: u64,
+    /// As much slower than usual is a flush.
+    pub flush_slowness: u64,
     /// Pages for client data.
     pub client_pages: u32,
     /// What clients do.
@@ -205,18 +207,46 @@ impl Plan {
             steps: u64::MAX,
             ..life(rng, geometry.slices, staging)
         });
-        Self {
+        let mut plan = Self {
             seed,
             geometry,
             volatile,
             staging,
             destage_delay_ns: pick(rng, &[0, 100_000, 1_000_000, 20_000_000]),
+            flush_slowness: pick(rng, &[1, 1, 1, 5, 20]),
             client_pages,
             load,
             lives,
             faults,
             canary,
+        };
+        if rng.percent(8) {
+            plan.leave_facts_in_caches(rng);
         }
+        plan
+    }
+
+    /// A plan for J19: the daemon dies while flushes are slow and much waits for them, and power fails when the recovery
+    /// that follows has claimed what it saw and begins to flush.
+    fn leave_facts_in_caches(&mut self, rng: &mut Rng) {
+        self.volatile = self.geometry.all();
+        self.flush_slowness = 20;
+        self.faults = Faults::default();
+        self.load.kinds = [5, 60, 0, 5, 0];
+        self.load.depth = self.load.depth.max(6);
+        self.load.pause_ns = 0;
+        let (last, slices) = (self.lives.len() - 1, u64::from(self.geometry.slices));
+        for (i, life) in self.lives.iter_mut().enumerate() {
+            life.steps = life.steps.max(200);
+            if i < last {
+                (life.end, life.ambush) = (End::Kill, Ambush::Flush);
+            }
+            if i > 0 {
+                life.recovery_cuts = vec![Cut::Flush(between(rng, 1, 2 * slices))];
+                life.recovery_kill = None;
+            }
+        }
+        self.lives[last].steps = u64::MAX;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::agenda::Agenda;
 use crate::atlas::Atlas;
-use crate::chance::{between, permille, pick};
+use crate::chance::{between, permille};
 use crate::disk::SimDisk;
 use crate::marks::Marks;
 use crate::memory::{Memory, Owner};
@@ -112,11 +112,10 @@ impl Surroundings {
         atlas: Atlas,
         mut rng: Rng,
     ) -> Self {
-        let flush_slowness = pick(&mut rng, &[1, 1, 1, 5, 20]);
         let slow = |_| if rng.percent(15) { between(&mut rng, 5, 40) } else { 1 };
         Self {
             slowness: (0..disks.len()).map(slow).collect(),
-            flush_slowness,
+            flush_slowness: 1,
             journal_at: vec![0; disks.len()],
             now_ns: 1_000_000_000,
             rng,
@@ -201,8 +200,9 @@ impl Surroundings {
                 (writes >= count, "crash: with many writes under way")
             }
             Ambush::Flush => {
-                let any = operations.any(|o| matches!(o, Operation::Flush));
-                (any, "crash: with a flush under way")
+                let writes = self.operations.values().any(|o| matches!(o, Operation::Write(..)));
+                let flushes = operations.any(|o| matches!(o, Operation::Flush));
+                (flushes && !writes, "crash: with nothing but flushes under way")
             }
         };
         if come {

@@ -84,6 +84,7 @@ impl World {
         let mut around = Surroundings::new(g, disks.collect(), memory, atlas, rng);
         around.trace = trace;
         around.staging = plan.staging;
+        around.flush_slowness = plan.flush_slowness;
         let array = 0x1234_5678_9abc_def0_0011_2233_4455_6677 ^ u128::from(plan.seed);
         let superblock = |index| Superblock {
             array,
@@ -283,7 +284,7 @@ impl World {
         self.around.hosts.clone_from(&life.hosts);
         self.around.steps_left = life.steps;
         self.around.ambush = life.ambush;
-        self.around.ambush_left = 2_000;
+        self.around.ambush_left = 4_000;
         self.around.dead = false;
         self.clean = 0;
         self.settled = false;
