@@ -117,6 +117,17 @@ impl Daemon {
         kib.expect("the kernel reports RssAnon in kB") << 10
     }
 
+    /// CPU time that it has used, in the system's ticks (a hundredth of a second).
+    pub fn cpu_ticks(&self) -> u64 {
+        const USER: usize = 11;
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let text = text.expect("the daemon runs");
+        // The name, in parentheses, may hold anything; proc_pid_stat(5) counts from before it.
+        let (_, rest) = text.rsplit_once(") ").expect("the kernel writes it so");
+        let fields = rest.split(' ').skip(USER).take(2);
+        fields.map(|field| field.parse::<u64>().expect("a number")).sum()
+    }
+
     fn words(&self) -> String {
         const TAIL: usize = 8000;
         let (stdout, stderr) = (self.stdout_text(), self.stderr_text());

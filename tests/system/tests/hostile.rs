@@ -6,7 +6,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use system::{Bystander, Command, Numbers, Raw, World, option_head, pattern};
 
@@ -248,4 +248,77 @@ fn half_open_connections_by_the_hundred() {
             drop(world.connect());
         }
     });
+}
+
+#[test]
+fn handshakes_that_go_on_for_ever() {
+    const TIME: Duration = Duration::from_secs(10);
+    withstand(|world, bystander| {
+        let start = Instant::now();
+        let mut silent: Vec<Raw> = (0..50).map(|_| world.connect()).collect();
+        let mut chatty = world.connect();
+        chatty.greet().expect("the daemon greets");
+        let mut idle = world.connect().go();
+        while start.elapsed() < TIME - Duration::from_secs(2) {
+            // LIST, again and again: as long as no export is chosen, that is no progress.
+            chatty.send_option_head(3, 0).expect("there is time left");
+            while chatty.read_option_reply().expect("there is time left").0 != 1 {}
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        for connection in &mut silent {
+            connection.expect_close();
+        }
+        chatty.expect_close();
+        let time = start.elapsed();
+        assert!(time > TIME - Duration::from_secs(1), "closed after {time:?}");
+        bystander.expect_progress();
+        idle.write(Bystander::AREA, b"who has chosen may be idle");
+    });
+}
+
+#[test]
+fn hundreds_of_idle_clients_cost_nothing() {
+    const CLIENTS: u64 = 500;
+    /// Of one CPU, in a hundredth of a second.
+    const TICKS_MAX: u64 = 5;
+    let mut world = World::serving();
+    let before = world.daemon().anonymous_memory_bytes();
+    let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| world.connect().go()).collect();
+    for (client, number) in clients.iter_mut().zip(0..) {
+        client.write(number * 4096, &pattern(number, 4096));
+    }
+    let each = (world.daemon().anonymous_memory_bytes() - before) / CLIENTS;
+    assert!(each < 256 << 10, "a client has {each} bytes");
+    // Settling and writing down what was written is not what is measured.
+    std::thread::sleep(Duration::from_secs(3));
+    let ticks = world.daemon().cpu_ticks();
+    std::thread::sleep(Duration::from_secs(5));
+    let spent = world.daemon().cpu_ticks() - ticks;
+    assert!(spent <= TICKS_MAX, "{CLIENTS} idle clients cost {spent} ticks in 5 s");
+    for (client, number) in clients.iter_mut().zip(0..) {
+        assert_eq!(client.read(number * 4096, 4096), pattern(number, 4096));
+    }
+    drop(clients);
+    world.stop();
+}
+
+#[test]
+fn more_clients_than_files_may_be_open_for_wait_their_turn() {
+    let mut world = World::serving();
+    world.stop();
+    let daemon = world.daemon_command(world.slices());
+    let mut limited = std::process::Command::new("prlimit");
+    limited.arg("--nofile=160:160").arg(daemon.get_program()).args(daemon.get_args());
+    world.start_command(&mut limited);
+    world.daemon().wait_until_ready();
+    // 128 files are the daemon's own.
+    let served: Vec<Raw> = (0..32).map(|_| world.connect().go()).collect();
+    let mut waiting = world.connect();
+    waiting.stream.set_read_timeout(Some(Duration::from_secs(1))).expect("an open socket");
+    let error = waiting.greet().expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    waiting.stream.set_read_timeout(Some(Duration::from_secs(20))).expect("an open socket");
+    drop(served);
+    waiting.go().write(0, b"its turn");
+    world.stop();
 }

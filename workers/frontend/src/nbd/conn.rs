@@ -390,6 +390,11 @@ impl Connection {
         }
     }
 
+    /// Whether client and server have not yet agreed on an export.
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake(_))
+    }
+
     /// Whether the connection is closed, and all its requests were answered and released.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Ended) && self.slots.all_free() && self.released.is_empty()

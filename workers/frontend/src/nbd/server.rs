@@ -10,14 +10,17 @@
 //! about 75 KiB besides 56 KiB of buffers that become real memory only as far as they are used.
 //! Pages are reserved for a whole request, before the first byte of a write is taken
 //! ([`runtime::pages`]). While others wait for pages, a client that holds some and moves no byte
-//! for [`STALL_NS`] loses its connection.
+//! for [`STALL_NS`] loses its connection. So does one that has not chosen an export within
+//! [`HANDSHAKE_NS`], so that idle strangers cannot keep others out.
 //!
 //! Reading order: `span` (bytes to pieces), `task` (requests), `client` (sockets), `desk` (who
-//! waits for pages), here (accepting, and whom to look at).
+//! waits for pages), `newcomers` (who is slow to choose an export), here (accepting, and whom to
+//! look at).
 
 mod client;
 mod desk;
 mod extents;
+mod newcomers;
 mod span;
 mod task;
 
@@ -26,6 +29,7 @@ use client::Client;
 use desk::Desk;
 use engine::geometry::Geometry;
 use engine::port::{Failure, Reply, Toughness};
+use newcomers::Newcomers;
 use runtime::frontend::{Context, Frontend};
 use runtime::shared::Shared;
 use slab::Slab;
@@ -40,7 +44,9 @@ pub const CLIENTS_MAX: usize = 1 << CLIENT_BITS;
 pub const REQUESTS_MAX: u16 = 1 << SLOT_BITS;
 /// How long a client that holds pages may move no byte while others wait for pages, nanoseconds.
 pub const STALL_NS: u64 = 30_000_000_000;
-/// How often such clients are looked for.
+/// How long a client has, from the moment it is accepted, to choose an export, nanoseconds.
+pub const HANDSHAKE_NS: u64 = 10_000_000_000;
+/// How often clients that hold pages are looked at while others wait.
 const STALL_CHECK_NS: u64 = 1_000_000_000;
 /// How long clients have for their last bytes when the server stops, nanoseconds.
 const STOP_NS: u64 = 5_000_000_000;
@@ -73,6 +79,11 @@ fn split_token(token: u32) -> (u32, usize, usize) {
     (token >> (SLOT_BITS + PIECE_BITS), slot as usize, piece as usize)
 }
 
+/// Whether the client that was accepted at `accepted_ns` is there and has not chosen an export.
+fn is_newcomer(clients: &Slab<Client>, key: u32, accepted_ns: u64) -> bool {
+    clients.get(key as usize).is_some_and(|client| client.is_newcomer_since(accepted_ns))
+}
+
 /// What all servers of a process are told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -98,6 +109,7 @@ pub struct Server {
     doors: Vec<Door>,
     accept_again_ns: Option<u64>,
     clients: Slab<Client>,
+    newcomers: Newcomers,
     /// Clients to be looked at.
     dirty: Vec<u32>,
     /// The ones of this round.
@@ -117,6 +129,7 @@ impl Server {
             doors: listeners.into_iter().map(door).collect(),
             accept_again_ns: None,
             clients: Slab::new(),
+            newcomers: Newcomers::default(),
             dirty: Vec::new(),
             looked_at: Vec::new(),
             desk: Desk::new(geometry, settings.toughness),
@@ -224,6 +237,18 @@ impl Server {
         }
     }
 
+    /// Closes clients that take too long to choose an export.
+    fn check_newcomers(&mut self, context: &mut Context<'_>) {
+        while let Some(key) =
+            self.newcomers.next_late(context.now_ns, |key, at| is_newcomer(&self.clients, key, at))
+        {
+            tracing::info!("a client did not choose an export in time: closed");
+            context.counters().connections_broken.add(1);
+            self.clients[key as usize].close();
+            self.mark(key);
+        }
+    }
+
     fn check_time(&mut self, context: &mut Context<'_>) {
         if self.accept_again_ns.is_some_and(|at| at <= context.now_ns) {
             self.watch_doors(context);
@@ -290,15 +315,19 @@ impl Frontend for Server {
         let Settings { exports, limits, .. } = &*self.settings;
         let client = Client::new(connection, exports.clone(), *limits, context.now_ns);
         self.clients.insert(client);
+        let (key, clients) = (key as u32, &self.clients);
+        let waits = |key, at| is_newcomer(clients, key, at);
+        self.newcomers.add(key, context.now_ns, clients.len(), waits);
         context.counters().connections.add(1);
         context.counters().connections_total.add(1);
-        self.mark(key as u32);
+        self.mark(key);
     }
 
     fn poll(&mut self, context: &mut Context<'_>) {
         self.check_time(context);
         self.hand_out_pages(context);
         self.look_at_all(context);
+        self.check_newcomers(context);
     }
 
     fn is_ready(&self, shared: &Shared) -> bool {
@@ -310,7 +339,8 @@ impl Frontend for Server {
 
     fn wakeup_ns(&self) -> Option<u64> {
         let stop = self.stop_by_ns.filter(|at| *at != u64::MAX);
-        [self.accept_again_ns, self.check_ns, stop].into_iter().flatten().min()
+        let late = self.newcomers.wakeup_ns();
+        [self.accept_again_ns, self.check_ns, late, stop].into_iter().flatten().min()
     }
 
     fn stop(&mut self, context: &mut Context<'_>) {

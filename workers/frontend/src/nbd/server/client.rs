@@ -36,6 +36,8 @@ pub(super) struct Client {
     pub(super) payload_is_open: bool,
     /// When bytes last moved.
     progress_ns: u64,
+    /// When it was accepted.
+    accepted_ns: u64,
 }
 
 impl Client {
@@ -50,6 +52,7 @@ impl Client {
             is_dirty: false,
             payload_is_open: false,
             progress_ns: now_ns,
+            accepted_ns: now_ns,
         }
     }
 
@@ -119,6 +122,11 @@ impl Client {
     /// Whether it holds pages and has moved no byte since `since_ns`.
     pub(super) fn is_stalled(&self, since_ns: u64) -> bool {
         (self.sending || self.payload_is_open) && self.progress_ns < since_ns
+    }
+
+    /// Whether it is the one that was accepted at `accepted_ns` and has agreed on nothing yet.
+    pub(super) fn is_newcomer_since(&self, accepted_ns: u64) -> bool {
+        !self.closing && self.accepted_ns == accepted_ns && self.connection.is_in_handshake()
     }
 
     fn receive(&mut self, key: u32, desk: &mut Desk, context: &mut Context<'_>) {
