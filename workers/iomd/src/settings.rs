@@ -17,7 +17,12 @@ const WORKERS_MAX: usize = 64;
 /// Serves a parity array of files or block devices over NBD.
 ///
 /// Without a slice it makes a demonstration array in the state directory, the first time, and
-/// serves that.
+/// serves that. `iomctl array create` makes an array; all options may stand in a file instead.
+///
+/// SIGTERM and SIGINT stop it in good order; after any other end the next start recovers. What it
+/// logs, on standard error, IOMD_LOG chooses: `warn`, `info` (unless told), `debug`.
+///
+/// Exit status: 0 stopped in good order, 1 failed, 2 wrong usage or configuration.
 #[derive(Parser, Debug)]
 #[command(name = "iomd", version)]
 struct Arguments {
@@ -29,22 +34,25 @@ struct Arguments {
     /// A slice of the array, in any order; all of them must be named.
     #[arg(long, value_name = "PATH")]
     slice: Vec<PathBuf>,
-    /// Where to listen for NBD clients: unix:PATH or tcp:ADDRESS:PORT.
+    /// Where to listen for NBD clients: unix:PATH or tcp:ADDRESS:PORT; may be given several times.
+    /// Default: nbd.sock in /run/iomd, of an ordinary user in iomd in the runtime directory. At
+    /// most 10000 clients are served at once, fewer where fewer files may be open; others wait.
     #[arg(long, value_name = "WHERE")]
     nbd: Vec<String>,
-    /// Where to listen for iomctl.
+    /// Where to listen for iomctl. Default: iomd.sock beside nbd.sock.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Where the demonstration array lies.
+    /// Where the demonstration array lies. Default: /var/lib/iomd, of an ordinary user iomd in the
+    /// state directory.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Where the staging region lies: a tmpfs.
+    /// Where the staging region lies: a tmpfs that outlives the daemon. Default: /dev/shm.
     #[arg(long, value_name = "DIR")]
     staging_dir: Option<PathBuf>,
     /// Threads that serve the array, each on a CPU of its own. Default: one CPU is left to others.
     #[arg(long, value_name = "NUMBER")]
     workers: Option<usize>,
-    /// Milliseconds that a write which nobody waits for may wait for others of its row.
+    /// Milliseconds that a write which nobody waits for may wait for others of its row. Default: 10.
     #[arg(long, value_name = "MS")]
     destage_delay: Option<u64>,
 }
