@@ -1,8 +1,9 @@
 //! The fault atlas: damage that stays within what the array promises to survive.
 //!
-//! Only the victim slice has faults, so a row never has more than one damaged block. A write fails at most once at the
-//! same place. Damage without a sign (rot, lost and misdirected writes) touches slots alone; of superblock, anchor and
-//! map pages, which a slice keeps twice, one copy at a time ([`rot_copy`]).
+//! Only the victim slice has faults, so a row never has more than one damaged block. A write
+//! fails at most once at the same place. Damage without a sign (rot, lost and misdirected
+//! writes) touches slots alone; of superblock, anchor and map pages, which a slice keeps twice,
+//! one copy at a time ([`rot_copy`]).
 
 use crate::chance::permille;
 use crate::disk::{Fate, SimDisk};
@@ -190,7 +191,10 @@ pub fn rot_copy(
             _ => MapPage::decode(bytes, array, slice, page, geometry.slots).is_ok(),
         }
     };
-    if !places.iter().all(|place| whole(*place)) {
+    // One that a crash left older than the other is no copy: that is a fault already.
+    let copies = places.map(|place| disk.peek(place, SECTOR_BYTES as usize));
+    if !places.iter().all(|place| whole(*place)) || (name != "superblock" && copies[0] != copies[1])
+    {
         return None;
     }
     let copy = rng.below(2) as usize;

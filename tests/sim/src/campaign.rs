@@ -51,7 +51,8 @@ pub struct Budget {
     pub threads: usize,
 }
 
-/// Runs seeds one after another; `see` hears of each outcome, in no particular order, and ends it all by `false`.
+/// Runs seeds one after another; `see` hears of each outcome, in no particular order, and ends
+/// it all by `false`.
 pub fn run(budget: Budget, canary: Option<Canary>, mut see: impl FnMut(Outcome) -> bool) {
     let (next, over) = (AtomicU64::new(budget.start), AtomicBool::new(false));
     let began = Instant::now();

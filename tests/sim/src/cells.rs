@@ -1,8 +1,10 @@
-//! Blocks cut into cells of uneven length, so that the oracle's sectors stand for ranges at odd bytes.
+//! Blocks cut into cells of uneven length, so that the oracle's sectors stand for ranges at odd
+//! bytes.
 //!
-//! The oracle knows sectors of 512 bytes; the array takes writes of any bytes. A block has as many cells as it has
-//! sectors, with boundaries drawn per run. The content of a cell names its address and its version; what is read back
-//! is checked byte by byte here and handed to the oracle as the sector that it stands for.
+//! The oracle knows sectors of 512 bytes; the array takes writes of any bytes. A block has as
+//! many cells as it has sectors, with boundaries drawn per run. The content of a cell names its
+//! address and its version; what is read back is checked byte by byte here and handed to the
+//! oracle as the sector that it stands for.
 
 use workload::{Oracle, Rng, SECTOR_BYTES};
 
@@ -17,7 +19,8 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// The cells of blocks of `block_bytes`; `uneven` moves all boundaries but the outer ones off their sectors.
+    /// The cells of blocks of `block_bytes`; `uneven` moves all boundaries but the outer ones
+    /// off their sectors.
     #[must_use]
     pub fn new(block_bytes: u32, uneven: bool, stream: u64, rng: &mut Rng) -> Self {
         let count = block_bytes / SECTOR_BYTES as u32;
@@ -95,7 +98,8 @@ impl Cells {
                 oracle.fill(version, named, sector);
                 debug_assert!(named != address || version > 0);
             } else {
-                // Neither zeros nor a cell that was ever written: as foreign to the oracle as it is here.
+                // Neither zeros nor a cell that was ever written: as foreign to the oracle as
+                // it is here.
                 sector.fill(0xee);
             }
         }

@@ -12,7 +12,8 @@ pub fn between(rng: &mut Rng, low: u64, high: u64) -> u64 {
     low + rng.below(high - low + 1)
 }
 
-/// A number in `low..=high` whose magnitude, rather than value, is uniform: small ones are frequent.
+/// A number in `low..=high` whose magnitude, rather than value, is uniform: small ones are
+/// frequent.
 pub fn spread(rng: &mut Rng, low: u64, high: u64) -> u64 {
     let (from, to) = ((low.max(1) as f64).ln(), (high as f64).ln());
     ((from + (to - from) * rng.unit()).exp() as u64).clamp(low, high)

@@ -314,7 +314,8 @@ impl Clients {
         }
     }
 
-    /// Sends the piece of `count` blocks from `block`; `cells` are those of the only block if it is not whole.
+    /// Sends the piece of `count` blocks from `block`; `cells` are those of the only block if
+    /// it is not whole.
     #[allow(clippy::too_many_arguments)]
     fn send_piece(
         &mut self,
@@ -372,7 +373,7 @@ impl Clients {
             }
         }
         self.parts.insert(token.request, part);
-        around.say(|| format!("request {number}: piece {} {kind:?} slice {} row {} count {count} bytes {}..{} pages {:?}", token.request, piece.slice, piece.row, piece.first, piece.last, &piece.pages[..pages as usize]));
+        around.say(|| format!("request {number}: {piece:?}"));
         around.later(200, 30_000, Event::Piece(Box::new(piece)));
     }
 

@@ -1,14 +1,13 @@
 //! A simulated disk: what is stable, what only its cache holds, what is still under way.
 //!
-//! Reads see `current`. A power cut rebuilds `current` from `stable` and whatever it chooses to keep of each write that
-//! no completed flush covers: all of it, nothing, or some of its 512-byte sectors. The death of the daemon decides only
-//! about writes in flight. Everything random comes from the disk's own generator.
+//! Reads see `current`. A power cut rebuilds `current` from `stable` and whatever it chooses to
+//! keep of each write that no completed flush covers: all of it, nothing, or some of its
+//! 512-byte sectors. The death of the daemon decides only about writes in flight. Everything
+//! random comes from the disk's own generator.
 
 use crate::chance::shuffle;
-use engine::disk::{Disk, DiskError};
-use std::cell::RefCell;
+use engine::disk::DiskError;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use workload::Rng;
 
 /// The unit that a device writes whole or not at all, in bytes.
@@ -272,7 +271,8 @@ impl SimDisk {
         doubtful.len()
     }
 
-    /// The daemon is dead, and the disk has ended whatever was under way: done, not done, or in part.
+    /// The daemon is dead, and the disk has ended whatever was under way: done, not done, or in
+    /// part.
     pub fn daemon_died(&mut self) {
         for write in self.writes_under_way() {
             match self.rng.below(3) {
@@ -321,7 +321,29 @@ impl SimDisk {
         self.bad.range(at..at + bytes.div_ceil(SECTOR_BYTES) as u64).next().is_some()
     }
 
-    fn write_now(&mut self, offset: u64, bytes: &[u8], whole: bool) {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.current.len() as u64
+    }
+
+    /// Reads at once.
+    pub fn read_now(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+        if !self.contains(offset, bytes.len()) || self.is_bad(offset, bytes.len()) {
+            return Err(DiskError);
+        }
+        bytes.copy_from_slice(self.peek(offset, bytes.len()));
+        Ok(())
+    }
+
+    /// Flushes at once.
+    pub fn flush_now(&mut self) {
+        let all = std::mem::take(&mut self.cached);
+        all.iter().for_each(|write| self.settle(write, |_| true));
+    }
+
+    /// Writes at once: all of it, or, if it is cut off, some of its sectors.
+    pub fn write_now(&mut self, offset: u64, bytes: &[u8], whole: bool) {
         let write = Write { order: 0, offset, bytes: bytes.to_vec(), through: false };
         if whole { self.land(write) } else { self.land_torn(&write) }
     }
@@ -330,101 +352,6 @@ impl SimDisk {
 fn sectors(offset: u64, bytes: usize) -> std::ops::Range<u64> {
     let first = offset / SECTOR_BYTES as u64;
     first..first + bytes.div_ceil(SECTOR_BYTES) as u64
-}
-
-/// Where a recovery is cut off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cut {
-    /// In the disk operation of this number.
-    Step(u64),
-    /// In the flush of this number.
-    Flush(u64),
-}
-
-/// Counts the steps of a recovery; once it has burnt nothing works any more.
-#[derive(Debug, Default)]
-pub struct Fuse {
-    /// When it burns, if ever.
-    pub cut: Option<Cut>,
-    /// It has burnt.
-    pub burnt: bool,
-    /// Steps taken.
-    pub steps: u64,
-    /// Flushes among them.
-    pub flushes: u64,
-}
-
-impl Fuse {
-    /// A fuse that disks share.
-    #[must_use]
-    pub fn shared(cut: Option<Cut>) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { cut, ..Self::default() }))
-    }
-
-    /// `Ok(false)` is the very step in which it burns.
-    fn step(&mut self, flush: bool) -> Result<bool, DiskError> {
-        self.steps += 1;
-        self.flushes += u64::from(flush);
-        if self.burnt {
-            return Err(DiskError);
-        }
-        self.burnt = self.cut.is_some_and(|cut| match cut {
-            Cut::Step(step) => self.steps >= step,
-            Cut::Flush(number) => self.flushes >= number,
-        });
-        Ok(!self.burnt)
-    }
-}
-
-/// A disk as making, recovering and checking see it, with a fuse.
-pub struct Gate<'a> {
-    /// The disk.
-    pub disk: &'a mut SimDisk,
-    /// Shared by all disks of the array.
-    pub fuse: Rc<RefCell<Fuse>>,
-    /// Whether writing is an error: checkers only look.
-    pub read_only: bool,
-    /// Writes seen.
-    pub writes: u64,
-}
-
-impl Disk for Gate<'_> {
-    fn size_bytes(&self) -> u64 {
-        self.disk.current.len() as u64
-    }
-
-    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
-        let fine = self.fuse.borrow_mut().step(false)?;
-        assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096), "unaligned read");
-        if !fine
-            || !self.disk.contains(offset, bytes.len())
-            || self.disk.is_bad(offset, bytes.len())
-        {
-            return Err(DiskError);
-        }
-        bytes.copy_from_slice(self.disk.peek(offset, bytes.len()));
-        Ok(())
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        let fine = self.fuse.borrow_mut().step(false)?;
-        assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096), "unaligned write");
-        self.writes += 1;
-        if self.read_only || !self.disk.contains(offset, bytes.len()) {
-            return Err(DiskError);
-        }
-        self.disk.write_now(offset, bytes, fine);
-        if fine { Ok(()) } else { Err(DiskError) }
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        if !self.fuse.borrow_mut().step(true)? {
-            return Err(DiskError);
-        }
-        let all = std::mem::take(&mut self.disk.cached);
-        all.iter().for_each(|write| self.disk.settle(write, |_| true));
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -520,17 +447,5 @@ mod tests {
         write(&mut d, 2, 4096, 2);
         d.begin_read(1, 0, 8192);
         assert!(d.finish_read(1).is_ok());
-    }
-
-    #[test]
-    fn after_its_fuse_has_burnt_nothing_works() {
-        let mut d = disk(true, 1);
-        let fuse = Fuse::shared(Some(Cut::Step(2)));
-        let mut gate = Gate { disk: &mut d, fuse: fuse.clone(), read_only: false, writes: 0 };
-        assert_eq!(gate.write(0, &[1; 4096]), Ok(()));
-        assert_eq!(gate.write(0, &[2; 4096]), Err(DiskError));
-        assert_eq!(gate.read(0, &mut [0; 4096]), Err(DiskError));
-        assert_eq!(gate.flush(), Err(DiskError));
-        assert!(fuse.borrow().burnt);
     }
 }

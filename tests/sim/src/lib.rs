@@ -1,8 +1,9 @@
 //! The simulated world: disks that fail, processes that die, and the checkers.
 //!
-//! One seed is exactly one run. [`plan`] says what a seed means, [`world`] runs it, [`campaign`] runs many. The fault
-//! model stands at the head of [`disk`] and [`atlas`]; the promises are checked by the oracle of the workload crate
-//! ([`client`]), by the owners of pages ([`memory`]), by the offline check and by recovery's own report ([`report`]).
+//! One seed is exactly one run. [`plan`] says what a seed means, [`lives`] and [`world`] run
+//! it, [`campaign`] runs many. The fault model stands at the head of [`disk`] and [`atlas`];
+//! the promises are checked by the oracle of the workload crate ([`client`]), by the owners of
+//! pages ([`memory`]), by the offline check and by recovery's own report ([`report`]).
 #![forbid(unsafe_code)]
 
 pub mod agenda;
@@ -12,6 +13,8 @@ pub mod cells;
 pub mod chance;
 pub mod client;
 pub mod disk;
+pub mod gate;
+pub mod lives;
 pub mod marks;
 pub mod memory;
 pub mod panics;

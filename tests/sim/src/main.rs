@@ -10,7 +10,8 @@ use sim::plan::Plan;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Runs the array in a simulated world in which disks lie, processes die and power fails. A seed is a run.
+/// Runs the array in a simulated world in which disks lie, processes die and power fails. A
+/// seed is a run.
 #[derive(Parser, Debug)]
 #[command(name = "sim", version)]
 struct Arguments {

@@ -1,8 +1,8 @@
 //! The arena and the staging region of the simulated daemon, with an owner for every page.
 //!
-//! Client pages come first; they and their descriptors outlive the daemon. The pages of the I/O managers follow. Every
-//! change of owner is checked, freed pages are filled with rubbish, and pages that take part in a disk operation must
-//! stay with the engine until it has ended.
+//! Client pages come first; they and their descriptors outlive the daemon. The pages of the I/O
+//! managers follow. Every change of owner is checked, freed pages are filled with rubbish, and
+//! pages that take part in a disk operation must stay with the engine until it has ended.
 
 use engine::format::staging::{DESCRIPTOR_BYTES, Staged};
 use engine::port::Page;
@@ -54,8 +54,8 @@ impl Memory {
         }
     }
 
-    /// The daemon has been started again: I/O managers' pages are new, client pages are free unless a live record is in
-    /// them. Without `keep` no record is.
+    /// The daemon has been started again: I/O managers' pages are new, client pages are free
+    /// unless a live record is in them. Without `keep` no record is.
     pub fn restart(&mut self, node_pages: u32, keep: bool) -> Result<(), String> {
         let pages = (self.client_pages + node_pages) as usize;
         self.owners.clear();

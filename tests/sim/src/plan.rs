@@ -1,7 +1,7 @@
 //! What a seed means: the array, its load, how each life of the daemon ends and what the disks do.
 
 use crate::chance::{between, permille, pick, spread};
-use crate::disk::Cut;
+use crate::gate::Cut;
 use engine::canary::Canary;
 use engine::geometry::{Geometry, JOURNAL_UNITS_MIN, SPARE_MIN};
 use workload::Rng;
@@ -195,7 +195,8 @@ impl Plan {
         let crashes = if rng.percent(8) { 0 } else { between(rng, 1, 4) };
         let mut lives: Vec<Life> =
             (0..crashes).map(|_| life(rng, geometry.slices, staging)).collect();
-        // After the daemon's death the facts may be in volatile caches: then recovery is cut off more often.
+        // After the daemon's death the facts may be in volatile caches: then recovery is cut
+        // off more often.
         for i in 1..lives.len() {
             let killed = !lives[i - 1].end.orderly() && lives[i - 1].end != End::PowerCut;
             if killed && lives[i].recovery_cuts.is_empty() && rng.percent(60) {
@@ -226,8 +227,8 @@ impl Plan {
         plan
     }
 
-    /// A plan for J19: the daemon dies while flushes are slow and much waits for them, and power fails when the recovery
-    /// that follows has claimed what it saw and begins to flush.
+    /// A plan for J19: the daemon dies while flushes are slow and much waits for them, and
+    /// power fails when the recovery that follows has claimed what it saw and begins to flush.
     fn leave_facts_in_caches(&mut self, rng: &mut Rng) {
         self.volatile = self.geometry.all();
         self.flush_slowness = 20;

@@ -1,7 +1,9 @@
-//! The surroundings of the engine: disks, memory, the network between workers, and the thread that cuts it short.
+//! The surroundings of the engine: disks, memory, the network between workers, and the thread
+//! that cuts it short.
 //!
-//! Every call of the engine that leaves a trace outside counts as a step. When the steps of a life are used up the
-//! daemon is dead: whatever the engine still does in the call under way has no effect.
+//! Every call of the engine that leaves a trace outside counts as a step. When the steps of a
+//! life are used up the daemon is dead: whatever the engine still does in the call under way
+//! has no effect.
 
 use crate::agenda::Agenda;
 use crate::atlas::Atlas;
@@ -21,6 +23,7 @@ use std::collections::BTreeMap;
 use workload::Rng;
 
 /// Something that will happen.
+#[allow(missing_docs, reason = "the fields are explained with the variants")]
 #[derive(Debug)]
 pub enum Event {
     /// A disk operation ends.
@@ -457,10 +460,10 @@ impl Port for SimPort<'_> {
             Ok(descriptor) => {
                 descriptor[..8].fill(0);
                 descriptor[8..].copy_from_slice(&bytes[8..]);
-                if around.step() {
-                    if let Ok(descriptor) = around.memory.descriptor(page) {
-                        descriptor[..8].copy_from_slice(&bytes[..8]);
-                    }
+                if around.step()
+                    && let Ok(descriptor) = around.memory.descriptor(page)
+                {
+                    descriptor[..8].copy_from_slice(&bytes[..8]);
                 }
             }
         }

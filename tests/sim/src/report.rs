@@ -36,8 +36,8 @@ pub fn doubts(report: &Report) -> Option<String> {
     doubtful.then(|| format!("{report:?}"))
 }
 
-/// What the offline check found beyond what the disks are guilty of: blocks on the slices of `excused`, and single
-/// copies if `copies`.
+/// What the offline check found beyond what the disks are guilty of: blocks on the slices of
+/// `excused`, and single copies if `copies`.
 #[must_use]
 pub fn problems(
     report: &Result<check::Report, RecoveryError>,

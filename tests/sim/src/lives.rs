@@ -1,0 +1,278 @@
+//! Lives of the daemon: how each begins, with recovery and its interruptions, and how it ends.
+
+use crate::atlas::rot_copy;
+use crate::chance::{pick, shuffle};
+use crate::disk::{Cache, SimDisk};
+use crate::gate::{Cut, Fuse, with_disks};
+use crate::panics;
+use crate::plan::{End, Life};
+use crate::world::{Run, Stretch, Violation, World, fault};
+use engine::node::Node;
+use engine::recovery::{Options, Recovered, recover};
+use workload::Crash;
+
+impl World {
+    /// All lives of the plan, one after another.
+    pub fn run(&mut self) -> Run<()> {
+        let lives = self.plan.lives.clone();
+        for (i, life) in lives.iter().enumerate() {
+            self.around.say(|| format!("life {i}: {life:?}"));
+            self.start(life)?;
+            let last = i + 1 == lives.len();
+            let mut stretch = self.verify(life.verify_percent)?;
+            if stretch == Stretch::Over {
+                self.clients.restart(life.requests, &mut self.around);
+                stretch = self.serve()?;
+            }
+            if last && stretch == Stretch::Over {
+                self.around.atlas.healed = true;
+                stretch = self.verify(100)?;
+            }
+            if stretch == Stretch::Over && life.end.orderly() {
+                stretch = self.stop()?;
+            }
+            self.end(life.end, stretch);
+        }
+        self.last_look()
+    }
+
+    /// After everything: recovery finds nothing to do, the array checks out, all data is there.
+    fn last_look(&mut self) -> Run<()> {
+        self.start(&Life::quiet(self.plan.geometry.slices))?;
+        self.verify(100)?;
+        self.stop()?;
+        Ok(())
+    }
+
+    fn damaged(&self, slice: u8) -> bool {
+        self.around.atlas.may_damage(slice)
+    }
+
+    /// Starts the daemon: recovery, with the interruptions that the life has, then replay.
+    pub fn start(&mut self, life: &Life) -> Run<()> {
+        if life.rot_copy {
+            let array = self.superblocks[0].array_tag();
+            let g = self.plan.geometry;
+            if let Some(what) = rot_copy(&mut self.rng, &g, array, &mut self.around.disks) {
+                self.around.say(|| what);
+                self.around.marks.hit("fault: rot in one copy of metadata");
+                self.settled = false;
+                self.rotten_copies = true;
+            }
+        }
+        if let Some(cut) = life.recovery_kill {
+            if let Some(recovered) = self.recover(Some(cut))? {
+                return self.serve_from(recovered, life);
+            }
+            self.around.marks.hit("crash: kill inside recovery");
+            self.around.disks.iter_mut().for_each(SimDisk::daemon_died);
+            self.clients.crash(Crash::Daemon);
+        }
+        for cut in &life.recovery_cuts {
+            if let Some(recovered) = self.recover(Some(*cut))? {
+                return self.serve_from(recovered, life);
+            }
+            self.around.marks.hit("crash: power cut inside recovery");
+            self.power_cut();
+        }
+        match self.recover(None)? {
+            Some(recovered) => self.serve_from(recovered, life),
+            None => fault("recovery was cut off without a reason"),
+        }
+    }
+
+    /// One attempt at recovery; `None` if it was cut off.
+    fn recover(&mut self, cut: Option<Cut>) -> Run<Option<Recovered>> {
+        let mut order: Vec<usize> = (0..self.around.disks.len()).collect();
+        shuffle(&mut self.rng, &mut order);
+        let fuse = Fuse::shared(cut);
+        let options = Options {
+            region: if self.plan.staging { self.region } else { 0 },
+            new_region: if self.plan.staging {
+                u128::from(self.rng.next_u64()) << 64 | 1
+            } else {
+                0
+            },
+            read_only: false,
+            canary: self.plan.canary,
+        };
+        let disks = &mut self.around.disks;
+        let found = panics::catch(|| {
+            with_disks(disks, &fuse, false, Some(&order), |disks| recover(disks, &options))
+        });
+        if fuse.borrow().burnt {
+            self.around.say(|| format!("recovery is cut off in {cut:?}"));
+            self.settled = false;
+            return Ok(None);
+        }
+        let recovered = match found {
+            Err(panic) => {
+                return Err(Violation { what: format!("in recovery: {panic}"), panic: true });
+            }
+            Ok(Err(error)) => return fault(format!("recovery fails: {error:?}")),
+            Ok(Ok(recovered)) => recovered,
+        };
+        self.around
+            .say(|| format!("recovered: {:?}, replay {}", recovered.report, recovered.replay));
+        self.look_at(&recovered, &options)?;
+        self.check_offline()?;
+        if !recovered.replay {
+            self.region = options.new_region;
+        }
+        Ok(Some(recovered))
+    }
+
+    fn look_at(&mut self, recovered: &Recovered, options: &Options) -> Run<()> {
+        let held = recovered.held.region;
+        let expected = if recovered.replay { options.region } else { options.new_region };
+        if held != expected {
+            return fault(format!("the membership names region {held:x} instead of {expected:x}"));
+        }
+        crate::report::count(&mut self.around.marks, &recovered.report);
+        let found = crate::report::doubts(&recovered.report);
+        match found.filter(|_| self.settled && !self.rotten_copies) {
+            Some(what) => fault(format!("after a clean stop recovery still finds {what}")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_offline(&mut self) -> Run<()> {
+        let disks = &mut self.around.disks;
+        let report = panics::catch(|| {
+            with_disks(disks, &Fuse::shared(None), true, None, |disks| {
+                engine::check::check(disks, &mut |_, _| {})
+            })
+        });
+        match report {
+            Err(panic) => {
+                Err(Violation { what: format!("in the offline check: {panic}"), panic: true })
+            }
+            Ok(report) => {
+                let slices = 0..self.plan.geometry.slices;
+                let excused = slices.filter(|s| self.damaged(*s)).fold(0u16, |m, s| m | 1 << s);
+                match crate::report::problems(&report, excused, self.rotten_copies) {
+                    None => Ok(()),
+                    Some(what) => fault(format!("the offline check finds {what}")),
+                }
+            }
+        }
+    }
+
+    /// A life ends. One that was to stop in good order and could not ends in a crash.
+    pub fn end(&mut self, end: End, stretch: Stretch) {
+        let end = match (end.orderly(), stretch) {
+            (true, Stretch::Died) => pick(&mut self.rng, &[End::Kill, End::PowerCut]),
+            _ => end,
+        };
+        self.around.say(|| format!("end of this life: {end:?}"));
+        self.count_life();
+        match end {
+            End::PowerCut => {
+                self.around.marks.hit("crash: power cut");
+                self.power_cut();
+            }
+            End::CleanCut => {
+                self.around.marks.hit("stop: clean, then power cut");
+                let settled = self.settled;
+                self.power_cut();
+                self.settled = settled;
+            }
+            End::Clean => self.around.marks.hit("stop: clean"),
+            End::CleanRegionLost => {
+                self.around.marks.hit("stop: clean, region lost");
+                self.swap_region(false);
+            }
+            End::Kill => {
+                self.around.marks.hit("crash: kill");
+                self.kill(Crash::Daemon);
+            }
+            End::KillRegionLost => {
+                self.around.marks.hit("crash: kill, region lost");
+                self.kill(Crash::PowerCut);
+                self.swap_region(false);
+            }
+            End::KillRegionStray => {
+                self.kill(Crash::PowerCut);
+                let stray = self.swap_region(true);
+                let mark =
+                    if stray { "crash: kill, stray region" } else { "crash: kill, region lost" };
+                self.around.marks.hit(mark);
+            }
+        }
+        self.nodes.clear();
+        self.around.forget();
+    }
+
+    fn count_life(&mut self) {
+        for (_, stats, _) in self.nodes.iter().flatten().flat_map(Node::stats) {
+            let marks = &mut self.around.marks;
+            marks.add("engine: writes that waited for room", stats.throttled);
+            marks.add("engine: writes folded into a waiting block", stats.coalesced);
+            marks.add("engine: generations", stats.generations);
+            marks.add("engine: generations of whole rows", stats.whole_rows);
+            marks.add("engine: checkpoints", stats.checkpoints);
+            marks.add("engine: journal groups", stats.groups);
+        }
+    }
+
+    /// Takes the region away, and puts back the one that was set aside before; whether there
+    /// was one.
+    fn swap_region(&mut self, back: bool) -> bool {
+        let own = (self.region, self.around.memory.region());
+        let other = self.aside.take().filter(|_| back);
+        self.aside = Some(own);
+        match &other {
+            Some((id, region)) => {
+                self.region = *id;
+                self.around.memory.put_region(region);
+            }
+            None => self.region = 0,
+        }
+        other.is_some()
+    }
+
+    /// Power fails: caches do what they like, and the memory is gone.
+    fn power_cut(&mut self) {
+        self.settled = false;
+        let one = self.rng.below(self.around.disks.len() as u64) as usize;
+        let style = self.rng.below(8);
+        for (i, disk) in self.around.disks.iter_mut().enumerate() {
+            let any = pick(&mut self.rng, &[Cache::Lost, Cache::Kept, Cache::Mixed, Cache::Newest]);
+            let cache = match style {
+                0 => Cache::Lost,
+                1 => Cache::Mixed,
+                2 => Cache::Newest,
+                // Only one disk loses anything, or keeps anything.
+                3 | 4 if i != one => Cache::Kept,
+                5 if i != one => Cache::Lost,
+                _ => any,
+            };
+            let doubtful = disk.power_cut(cache);
+            self.around.marks.add("power cut: writes in doubt", doubtful as u64);
+        }
+        self.cut_memory();
+    }
+
+    /// Power fails, and each disk's cache does what the scenario says.
+    pub fn power_cut_as(&mut self, caches: &[Cache]) {
+        self.settled = false;
+        for (disk, cache) in self.around.disks.iter_mut().zip(caches) {
+            disk.power_cut(*cache);
+        }
+        self.cut_memory();
+        self.nodes.clear();
+        self.around.forget();
+    }
+
+    fn cut_memory(&mut self) {
+        self.region = 0;
+        self.aside = None;
+        self.clients.crash(Crash::PowerCut);
+    }
+
+    fn kill(&mut self, promise: Crash) {
+        self.settled = false;
+        self.around.disks.iter_mut().for_each(SimDisk::daemon_died);
+        self.clients.crash(promise);
+    }
+}

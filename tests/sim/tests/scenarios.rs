@@ -1,0 +1,298 @@
+//! Cases that must never come back, told as short stories. The oracle inside the world judges every read.
+
+use engine::geometry::Geometry;
+use engine::port::Toughness::{self, Atomic, Durable, Relaxed};
+use sim::client::Ask;
+use sim::disk::Cache;
+use sim::gate::Cut;
+use sim::plan::{End, Faults, Life, Load, Plan};
+use sim::world::{Stretch, World};
+
+const SLICES: u8 = 4;
+
+fn plan() -> Plan {
+    Plan {
+        seed: 7,
+        geometry: Geometry {
+            slices: SLICES,
+            block_bytes: 4096,
+            chunk_blocks: 4,
+            rows: 32,
+            slots: 40,
+            journal_units: 128,
+        },
+        volatile: 0b1111,
+        staging: true,
+        destage_delay_ns: 1_000_000,
+        flush_slowness: 1,
+        client_pages: 200,
+        load: Load {
+            clients: 1,
+            depth: 1,
+            kinds: [1; 5],
+            toughness: [1; 3],
+            hot_blocks: 0,
+            hot_rows: false,
+            blocks_max: 8,
+            sequential: 0,
+            rows: 0,
+            uneven: true,
+            pause_ns: 0,
+        },
+        lives: vec![],
+        faults: Faults::default(),
+        canary: None,
+    }
+}
+
+/// A world in which things happen because the story says so.
+struct Story(World);
+
+impl Story {
+    fn of(plan: Plan) -> Self {
+        let mut story = Self(World::new(plan, false).expect("an array"));
+        story.start();
+        story
+    }
+
+    fn begins() -> Self {
+        Self::of(plan())
+    }
+
+    fn life() -> Life {
+        Life { hosts: vec![0, 1, 0, 1], ..Life::quiet(SLICES) }
+    }
+
+    fn start(&mut self) {
+        self.0.start(&Self::life()).expect("the daemon starts");
+    }
+
+    fn send(&mut self, ask: Ask, first_cell: u64, cells: u32) -> u32 {
+        let world = &mut self.0;
+        let pages = cells as usize / 8 + 2;
+        let room = world.until(|world| world.around.memory.free_pages() >= pages);
+        room.expect("pages come back");
+        let sent = world.clients.send(&mut world.around, None, ask, first_cell, cells);
+        sent.expect("there are pages enough")
+    }
+
+    fn wait(&mut self, request: u32) {
+        let end = self.0.until(|world| !world.clients.waits(request)).expect("an answer");
+        assert_eq!(end, Stretch::Over);
+    }
+
+    fn write(&mut self, block: u64, blocks: u32, toughness: Toughness) {
+        let request = self.send(Ask::Write(toughness), block * 8, blocks * 8);
+        self.wait(request);
+    }
+
+    fn flush(&mut self) {
+        let request = self.send(Ask::Flush, 0, 0);
+        self.wait(request);
+    }
+
+    /// Everything that has been written so far reaches its slice.
+    fn settle(&mut self) {
+        let world = &mut self.0;
+        let all = world.around.memory.client_pages() as usize;
+        world.until(|world| world.around.memory.free_pages() == all).expect("all settles");
+    }
+
+    fn power_cut(&mut self, caches: [Cache; 4]) {
+        self.0.power_cut_as(&caches);
+    }
+
+    fn kill(&mut self) {
+        self.0.end(End::Kill, Stretch::Died);
+    }
+
+    /// Every block is what the oracle says that it may be.
+    fn all_is_well(&mut self) {
+        assert_eq!(self.0.verify(100), Ok(Stretch::Over));
+    }
+
+    /// Stops in good order, which settles and checks everything, and looks at it again.
+    fn ends_well(mut self) {
+        self.all_is_well();
+        assert_eq!(self.0.stop(), Ok(Stretch::Over));
+        self.0.end(End::Clean, Stretch::Over);
+        self.start();
+        self.all_is_well();
+    }
+
+    fn count(&self, mark: &str) -> u64 {
+        self.0.around.marks.count(mark)
+    }
+}
+
+const LOST: [Cache; 4] = [Cache::Lost; 4];
+
+#[test]
+fn i3_a_durable_write_survives_the_loss_of_every_cache() {
+    let mut story = Story::begins();
+    story.write(3, 5, Durable);
+    story.power_cut(LOST);
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn i2_only_one_disk_loses_its_cache() {
+    for loser in 0..4 {
+        for keeper in [false, true] {
+            let mut story = Story::begins();
+            story.write(0, 12, Durable);
+            story.write(1, 9, Atomic);
+            let request = story.send(Ask::Write(Durable), 4 * 8 + 3, 40);
+            story.wait(request);
+            let (one, rest) = match keeper {
+                true => (Cache::Kept, Cache::Lost),
+                false => (Cache::Lost, Cache::Kept),
+            };
+            let mut caches = [rest; 4];
+            caches[loser] = one;
+            story.power_cut(caches);
+            story.start();
+            story.ends_well();
+        }
+    }
+}
+
+#[test]
+fn i3_what_is_only_staged_survives_the_daemon_and_is_never_torn_by_the_power_cut_after() {
+    let mut story = Story::begins();
+    story.write(0, 8, Durable);
+    story.write(2, 3, Atomic);
+    story.write(9, 2, Relaxed);
+    story.kill();
+    story.start();
+    assert!(story.count("staging: record replayed") >= 5);
+    story.all_is_well();
+    story.power_cut([Cache::Mixed; 4]);
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn j10_replayed_records_can_be_flushed_and_are_durable_then() {
+    let mut story = Story::begins();
+    story.write(5, 4, Atomic);
+    story.kill();
+    story.start();
+    story.flush();
+    story.power_cut(LOST);
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn j6_flush_covers_what_was_acknowledged_on_any_connection() {
+    let mut story = Story::begins();
+    story.write(0, 4, Relaxed);
+    story.write(17, 1, Atomic);
+    story.write(0, 1, Atomic);
+    story.flush();
+    story.power_cut(LOST);
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn j9_an_older_staged_write_does_not_undo_a_newer_durable_one() {
+    let mut story = Story::begins();
+    story.write(6, 1, Atomic);
+    story.write(6, 1, Durable);
+    story.kill();
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn j11_a_region_of_an_earlier_life_is_set_aside() {
+    let mut story = Story::begins();
+    story.write(6, 4, Atomic);
+    story.0.end(End::KillRegionLost, Stretch::Died);
+    story.start();
+    story.write(6, 4, Durable);
+    story.0.end(End::KillRegionStray, Stretch::Died);
+    assert_eq!(story.count("crash: kill, stray region"), 1);
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn p8_power_fails_at_every_step_of_recovery() {
+    let mut whole = false;
+    for step in 1.. {
+        let mut story = Story::begins();
+        story.write(0, 24, Durable);
+        story.write(3, 7, Atomic);
+        story.send(Ask::Write(Durable), 11, 60);
+        for _ in 0..60 {
+            story.0.step().expect("nothing goes wrong");
+        }
+        story.kill();
+        let life = Life { recovery_cuts: vec![Cut::Step(step)], ..Story::life() };
+        story.0.start(&life).expect("the daemon starts in the end");
+        whole = story.count("crash: power cut inside recovery") == 0;
+        story.ends_well();
+        if whole {
+            break;
+        }
+    }
+    assert!(whole);
+}
+
+#[test]
+fn p13_rot_is_repaired_from_the_row_and_reported() {
+    let faults = Faults { victim: 2, rot: 1000, ..Faults::default() };
+    let mut story = Story::of(Plan { faults, ..plan() });
+    for round in 0..10 {
+        story.write(round * 7, 24, Durable);
+    }
+    story.settle();
+    for _ in 0..3 {
+        story.all_is_well();
+    }
+    assert!(story.count("fault: rot") > 20 && story.count("block repaired") > 0);
+}
+
+#[test]
+fn p11_a_failed_flush_stops_the_array_and_loses_nothing_durable() {
+    let mut story = Story::begins();
+    story.write(0, 12, Durable);
+    story.0.clients.may_stop = true;
+    story.0.around.flush_fails = Some(1);
+    for block in [0, 20, 41, 60] {
+        let request = story.send(Ask::Write(Durable), block * 8, 12 * 8);
+        story.wait(request);
+    }
+    story.flush();
+    story.kill();
+    story.0.clients.may_stop = false;
+    story.0.around.flush_fails = None;
+    story.start();
+    story.ends_well();
+}
+
+#[test]
+fn j2_a_full_array_is_overwritten_again_and_again() {
+    let mut story = Story::begins();
+    let blocks = u64::from(SLICES - 1) * 32;
+    for round in 0..12 {
+        for block in (0..blocks).step_by(8) {
+            story.write((block + round) % (blocks - 8), 8, Relaxed);
+        }
+    }
+    story.ends_well();
+}
+
+#[test]
+fn p5_a_clean_stop_is_as_durable_as_a_flush() {
+    let mut story = Story::begins();
+    story.write(0, 16, Relaxed);
+    assert_eq!(story.0.stop(), Ok(Stretch::Over));
+    story.power_cut(LOST);
+    story.start();
+    story.ends_well();
+}
