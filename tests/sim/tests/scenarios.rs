@@ -1,4 +1,6 @@
-//! Cases that must never come back, told as short stories. The oracle inside the world judges every read.
+//! Cases that must never come back, told as short stories. The oracle inside the world judges
+//! every read.
+#![forbid(unsafe_code)]
 
 use engine::geometry::Geometry;
 use engine::port::Toughness::{self, Atomic, Durable, Relaxed};

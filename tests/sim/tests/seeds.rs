@@ -1,4 +1,6 @@
-//! A few seeds in every test run: that they pass, that a seed is a run, and that rare things happen.
+//! A few seeds in every test run: that they pass, that a seed is a run, and that rare things
+//! happen.
+#![forbid(unsafe_code)]
 
 use sim::campaign::{Budget, run, run_seed};
 use sim::marks::Marks;
