@@ -364,3 +364,19 @@ fn p13_two_rotten_blocks_of_a_row_are_an_error_and_never_wrong_data() {
         assert_eq!(array.read(block).unwrap(), [block as u8 + 51; BLOCK]);
     }
 }
+
+#[test]
+fn a_damaged_copy_of_metadata_is_mended_at_the_next_start() {
+    let g = small();
+    let end = engine::geometry::backup_offset(g.slice_bytes());
+    for offset in
+        [0, end, g.anchor_offset(0), g.anchor_offset(1), g.map_offset(0, 0), g.map_offset(0, 1)]
+    {
+        let mut disks = Array::made(g).shut_down();
+        disks[1].0[offset as usize + 700] ^= 4;
+        assert!(!checked(&mut disks).is_clean(), "offset {offset} matters");
+        let mut disks = Array::started(disks).port.disks;
+        let report = checked(&mut disks);
+        assert_eq!(report.recovery.damaged_copies, 0, "offset {offset} was mended");
+    }
+}

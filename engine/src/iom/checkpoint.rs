@@ -2,8 +2,8 @@
 //! (J12, J13).
 //!
 //! ```text
-//! Idle -> first copies of the dirty pages | flush | second copies, first anchor | flush
-//!      -> second anchor | flush -> Idle
+//! Idle -> first copies of the dirty pages | flush | second copies | flush
+//!      -> first anchor | flush | second anchor | flush -> Idle
 //! ```
 //!
 //! Both copies of a page are brought up to date, not alternately: then a copy that rots, or a write
@@ -23,6 +23,8 @@ enum Step {
     FirstFlush,
     SecondCopies,
     SecondFlush,
+    FirstAnchor,
+    AnchorFlush,
     SecondAnchor,
     LastFlush,
 }
@@ -200,12 +202,9 @@ impl Iom {
     fn advance_checkpoint<P: Port>(&mut self, port: &mut P) {
         match self.checkpoint.step {
             Step::FirstCopies => self.send_pages(port, 0),
-            Step::SecondCopies => {
-                self.send_pages(port, 1);
-                if !self.checkpoint.anchor_sent {
-                    self.send_anchor(port, 0);
-                }
-            }
+            Step::SecondCopies => self.send_pages(port, 1),
+            // Only now: an anchor with one copy of its pages would leave them without a second.
+            Step::FirstAnchor if !self.checkpoint.anchor_sent => self.send_anchor(port, 0),
             Step::SecondAnchor if !self.checkpoint.anchor_sent => self.send_anchor(port, 1),
             _ => {}
         }
@@ -215,11 +214,13 @@ impl Iom {
         }
         let next = match c.step {
             Step::FirstCopies => Step::FirstFlush,
-            Step::SecondCopies if c.anchor_sent => Step::SecondFlush,
+            Step::SecondCopies => Step::SecondFlush,
+            Step::FirstAnchor => Step::AnchorFlush,
             Step::SecondAnchor => Step::LastFlush,
             _ => return,
         };
-        let nothing_written = next == Step::FirstFlush && c.pages.is_empty();
+        let of_pages = matches!(next, Step::FirstFlush | Step::SecondFlush);
+        let nothing_written = of_pages && c.pages.is_empty();
         self.checkpoint.step = next;
         if nothing_written || self.config.volatile_cache >> self.slice & 1 == 0 {
             return self.image_flushed(port, DiskResult::Done);
@@ -255,8 +256,9 @@ impl Iom {
             Step::FirstFlush => Step::SecondCopies,
             Step::SecondFlush => {
                 c.pages.clear();
-                Step::SecondAnchor
+                Step::FirstAnchor
             }
+            Step::AnchorFlush => Step::SecondAnchor,
             _ => return self.checkpoint_done(port),
         };
         self.advance_checkpoint(port);

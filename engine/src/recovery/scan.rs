@@ -131,10 +131,15 @@ impl Work<'_, '_> {
             let first_copies = self.read_pages(slice, first, count, 0)?;
             let second_copies = self.read_pages(slice, first, count, 1)?;
             for (i, (a, b)) in first_copies.into_iter().zip(second_copies).enumerate() {
-                self.report.damaged_copies += u64::from(a.is_none()) + u64::from(b.is_none());
-                let page = a.into_iter().chain(b).max_by_key(|p| p.version);
-                let lost = RecoveryError::NoMapPage { slice: slice as u8, page: first + i as u32 };
-                map.load(&page.ok_or(lost)?);
+                let page = first + i as u32;
+                let damaged = if a.is_none() { Some(0) } else { b.is_none().then_some(1) };
+                let lost = RecoveryError::NoMapPage { slice: slice as u8, page };
+                let newest = a.into_iter().chain(b).max_by_key(|p| p.version).ok_or(lost)?;
+                if let Some(copy) = damaged {
+                    let bytes = newest.encode(self.superblocks[0].array_tag(), slice as u8);
+                    self.heal(slice, g.map_offset(page, copy), bytes);
+                }
+                map.load(&newest);
             }
         }
         Ok(map)
