@@ -34,9 +34,9 @@ impl Work<'_, '_> {
         (Membership { epoch, members: held.members, region }, ours)
     }
 
-    /// What must be written before a claim: damaged copies, and, if nothing is in doubt, the maps. The
-    /// journals are empty then, so that recoveries cut off again and again right after their claim
-    /// need no more room than one.
+    /// What must be written before a claim: damaged copies, and, if nothing is in doubt, the maps.
+    /// The journals are empty then, so that recoveries cut off again and again right after their
+    /// claim need no more room than one.
     pub(super) fn prepare(&mut self, held: Membership) -> Result<(), RecoveryError> {
         self.refuse_shared_slots()?;
         if self.options.read_only {
