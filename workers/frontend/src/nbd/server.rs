@@ -1,4 +1,4 @@
-//! The NBD server on a worker's ring: sockets, pages and pieces around [`Connection`].
+//! The NBD server on a worker's ring: sockets, pages and pieces around [`crate::nbd::Connection`].
 //!
 //! Worker 0 accepts and hands each connection to the worker that has the fewest. A client has one
 //! receive and one send in flight; replies that are ready together leave in one send. Large
