@@ -47,6 +47,10 @@ const STEPS: &[Step] = &[
         run: |workspace| workspace::run(workspace.release_program("fuzz").arg("--smoke")),
     },
     Step {
+        title: "figures, in short",
+        run: |workspace| workspace::run(workspace.release_program("figures").arg("--quick")),
+    },
+    Step {
         title: "system tests",
         run: |workspace| cargo(workspace, &["test", "--release", "--package", "system"]),
     },
