@@ -167,6 +167,8 @@ struct Work<'a, 'b> {
     rebuilt: Vec<(u8, u32, Vec<u8>)>,
     /// Damaged copies to be written anew: (slice, offset, contents).
     heal: Vec<(usize, u64, Vec<u8>)>,
+    /// The membership under which the array last served (J15).
+    in_force: Membership,
     /// Some row had to be settled: the journals are needed until a claim says how.
     in_doubt: bool,
     report: Report,
@@ -214,6 +216,7 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
         forward: vec![vec![]; n],
         rebuilt: vec![],
         heal,
+        in_force: Membership::default(),
         in_doubt: false,
         report,
     };
@@ -223,9 +226,9 @@ pub fn recover(disks: &mut [&mut dyn Disk], options: &Options) -> Result<Recover
         work.flush_all()?;
     }
     work.scan_all()?;
-    let held = work.settle_all()?;
-    let (next, replay) = work.next_membership(held);
-    work.prepare(held)?;
+    work.settle_all()?;
+    let (next, replay) = work.next_membership();
+    work.prepare()?;
     let slices = work.claim(next)?;
     let superblock = work.superblocks[0].clone();
     let (report, rebuilt) = (work.report, work.rebuilt);

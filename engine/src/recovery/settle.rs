@@ -20,9 +20,10 @@ struct Doubt {
 type Doubts = BTreeMap<u32, Vec<Vec<Doubt>>>;
 
 impl Work<'_, '_> {
-    /// Settles everything; returns the membership that was in force.
-    pub(super) fn settle_all(&mut self) -> Result<Membership, RecoveryError> {
-        let held = self.in_force()?;
+    /// Finds the membership in force and settles everything under it.
+    pub(super) fn settle_all(&mut self) -> Result<(), RecoveryError> {
+        let held = self.find_in_force()?;
+        self.in_force = held;
         let all = self.superblocks[0].geometry.all();
         if held.members != all {
             return Err(RecoveryError::OutOfSync { members: held.members });
@@ -36,12 +37,12 @@ impl Work<'_, '_> {
         for (row, records) in &doubts {
             self.settle_row(*row, records, known.get(row).copied(), &before, &named);
         }
-        Ok(held)
+        Ok(())
     }
 
     /// The membership in force: the newest that no slice it names lacks. One that a slice lacks
     /// never served (J15).
-    fn in_force(&mut self) -> Result<Membership, RecoveryError> {
+    fn find_in_force(&mut self) -> Result<Membership, RecoveryError> {
         let mut all: Vec<Membership> = self.scans.iter().flat_map(|s| s.memberships()).collect();
         all.sort_unstable();
         all.dedup();

@@ -24,7 +24,8 @@ impl Work<'_, '_> {
     }
 
     /// The membership to be written, and whether the region at hand is the array's (J11).
-    pub(super) fn next_membership(&self, held: Membership) -> (Membership, bool) {
+    pub(super) fn next_membership(&self) -> (Membership, bool) {
+        let held = self.in_force;
         let epochs = self.scans.iter().flat_map(|s| s.memberships()).map(|m| m.epoch);
         let epoch = epochs.max().unwrap_or(0) + 1;
         let at_hand = self.options.region;
@@ -37,7 +38,8 @@ impl Work<'_, '_> {
     /// What must be written before a claim: damaged copies, and, if nothing is in doubt, the maps.
     /// The journals are empty then, so that recoveries cut off again and again right after their
     /// claim need no more room than one.
-    pub(super) fn prepare(&mut self, held: Membership) -> Result<(), RecoveryError> {
+    pub(super) fn prepare(&mut self) -> Result<(), RecoveryError> {
+        let held = self.in_force;
         self.refuse_shared_slots()?;
         if self.options.read_only {
             return Ok(());
@@ -134,14 +136,9 @@ impl Work<'_, '_> {
     /// overwritten, so that recoveries that are cut off again and again need no more room.
     fn claim_place(&self, slice: usize) -> (u64, u64) {
         let scan = &self.scans[slice];
-        let served = self.scans.iter().flat_map(|s| s.memberships());
-        let in_force = |m: Membership| {
-            let mut named = self.scans.iter().enumerate().filter(|(i, _)| m.members >> i & 1 == 1);
-            named.all(|(_, s)| s.memberships().any(|x| x == m))
-        };
-        let newest = served.filter(|m| in_force(*m)).max().expect("one was in force");
+        let held = self.in_force;
         let void = scan.groups.iter().rev().take_while(|g| {
-            g.claim.as_ref().is_some_and(|c| c.held != newest && c.held.epoch >= newest.epoch)
+            g.claim.as_ref().is_some_and(|c| c.held != held && c.held.epoch >= held.epoch)
         });
         let first = void.last();
         first.map_or((scan.head, scan.head_position), |g| (g.sequence, g.position))
